@@ -1,0 +1,32 @@
+//! The decisions of godwit: its vocabulary, its wire forms and its sans-IO machines.
+//!
+//! Nothing here reads a clock, opens a socket or a file, starts a thread or draws a random number.
+//! Time ([`time::Time`]) and randomness come in as values, maps that are iterated are ordered, and
+//! so the same inputs always give the same outputs, byte for byte. That is what lets `sim` run a
+//! thousand members in one thread and lets a daemon's trace be replayed.
+//!
+//! Everything in a network is one of three things, each with one mechanism:
+//!
+//! | thing | examples | mechanism | modules |
+//! |---|---|---|---|
+//! | *content* | objects, trees | named by hash; fetch from anyone, verify, keep | [`content`] |
+//! | *heads* | site versions, certificates, revocations, orders | signed registers that only grow | [`record`], [`certificate`] |
+//! | *soft state* | roster entries, suspicions, RTT observations | signed, sequenced, forgotten when not refreshed | [`record`] |
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
+pub mod admission;
+pub mod certificate;
+pub mod content;
+pub mod geo;
+pub mod key;
+pub mod member;
+pub mod name;
+pub mod placement;
+mod random;
+pub mod record;
+pub mod replication;
+mod roster;
+mod spread;
+pub mod stats;
+pub mod time;
+pub mod wire;

@@ -1,0 +1,117 @@
+//! Heads from outside: what was persisted before, and what a person submits.
+
+use super::{Event, Member, Output, SubmitError};
+use crate::certificate::{CLOCK_SKEW_MAX, Invalid, PublisherCertificate};
+use crate::record::{Key, Record};
+use crate::spread::{Fault, Rejection};
+use crate::time::Time;
+use crate::wire::{self, RECORD_LEN_MAX};
+
+impl Member {
+    /// Takes what earlier runs have persisted, and the own certificate.
+    pub(super) fn load(&mut self, now: Time, mut persisted: Vec<Record>) {
+        // Revocations and members first, since all else rests on them. A member before its sponsor
+        // is kept back like one from a peer.
+        persisted.sort_by_key(|record| (!matches!(record, Record::Revocation(_)), record.key()));
+        for record in persisted {
+            match record {
+                Record::Member(_) | Record::Revocation(_) | Record::Site(_) | Record::Order(_) => {
+                    let _ = self.spread.offer_own(now, record);
+                }
+                Record::Roster(entry) if entry.verify().is_ok() => {
+                    self.connections.moved(now, entry.by, entry.body.peer_addresses);
+                }
+                Record::Roster(_) | Record::Suspicion(_) | Record::Observations(_) => {}
+            }
+        }
+        self.take_effects(now);
+        // It is durable already.
+        self.outputs.retain(|output| !matches!(output, Output::Persist(_)));
+        let own = Record::Member(Box::new(self.config.certificate.clone()));
+        if self.spread.offer_own(now, own).is_err() {
+            let winner = match self.spread.set().get(&Key::Member(self.config.certificate.grant().serial)) {
+                Some(held) => match &held.record {
+                    Record::Member(certificate) => certificate.member(),
+                    _ => self.id,
+                },
+                None => self.id,
+            };
+            if winner != self.id {
+                self.note(Event::DoubleRedemption { loser: self.id, winner });
+            }
+        }
+    }
+
+    pub(super) fn submit(&mut self, now: Time, record: Record) {
+        let key = record.key();
+        let result = self.try_submit(now, record);
+        // What it changed, first of all that it is durable, comes before the answer.
+        self.take_effects(now);
+        self.outputs.push_back(Output::Submitted { key, result });
+    }
+
+    fn try_submit(&mut self, now: Time, record: Record) -> Result<(), SubmitError> {
+        let len = wire::encode(&record).len();
+        if len > RECORD_LEN_MAX {
+            return Err(SubmitError::TooLarge { len, max: RECORD_LEN_MAX });
+        }
+        let held = self.spread.set().get(&record.key()).map(|held| &held.record);
+        if held == Some(&record) {
+            return Ok(());
+        }
+        match (&record, held) {
+            (Record::Site(version), held) => {
+                self.check_signer(now, &version.publisher, version.published_at)?;
+                if let Some(Record::Site(current)) = held {
+                    if version.number < current.number {
+                        return Err(SubmitError::LowerVersion { current: current.number });
+                    }
+                    // First come, first served at one member; the rank only decides between members.
+                    if version.number == current.number {
+                        return Err(SubmitError::Conflict { number: current.number });
+                    }
+                }
+            }
+            (Record::Order(order), _) => self.check_signer(now, &order.operator, order.ordered_at)?,
+            (Record::Member(_) | Record::Revocation(_), _) => {}
+            (Record::Roster(_) | Record::Suspicion(_) | Record::Observations(_), _) => {
+                return Err(SubmitError::NotAHead);
+            }
+        }
+        let submitted = match &record {
+            Record::Site(version) => Some((version.site.clone(), version.number)),
+            _ => None,
+        };
+        self.spread.offer_own(now, record).map_err(|rejection| match rejection {
+            Rejection::Standing(_) | Rejection::Stale => SubmitError::Outdated,
+            Rejection::TooLong(len) => SubmitError::TooLarge { len, max: RECORD_LEN_MAX },
+            Rejection::Full => SubmitError::Full,
+            Rejection::Fault(Fault::Unknown) => SubmitError::NotAllowed(Invalid::Sponsor),
+            Rejection::Fault(Fault::Bounds) => {
+                SubmitError::NotAllowed(Invalid::Malformed("a value out of its bounds".into()))
+            }
+            Rejection::Fault(Fault::Invalid(invalid)) => SubmitError::NotAllowed(invalid),
+        })?;
+        self.submitted.extend(submitted);
+        Ok(())
+    }
+
+    /// Asks more of a new submission than of a record that spreads: the certificate must hold now,
+    /// and the signer's clock may not run ahead (an order from the future would keep all others
+    /// out until then).
+    fn check_signer(
+        &self,
+        now: Time,
+        certificate: &PublisherCertificate,
+        signed_at: Time,
+    ) -> Result<(), SubmitError> {
+        certificate.validity.check(now).map_err(SubmitError::NotAllowed)?;
+        if signed_at > now + CLOCK_SKEW_MAX {
+            return Err(SubmitError::NotAllowed(Invalid::NotYet(signed_at)));
+        }
+        match self.spread.set().get(&Key::Revocation(certificate.serial)) {
+            Some(_) => Err(SubmitError::NotAllowed(Invalid::Revoked)),
+            None => Ok(()),
+        }
+    }
+}

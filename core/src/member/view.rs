@@ -1,0 +1,165 @@
+//! What a member's machine knows, for the map and for people.
+
+use super::Member;
+use crate::certificate::{Duty, MemberCertificate, Serial};
+use crate::content::SiteVersion;
+use crate::key::MemberId;
+use crate::name::SiteName;
+use crate::record::{Key, Record, RosterEntry};
+use crate::spread::Membership;
+use crate::time::Time;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// How a member is judged from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It can be reached, or nobody says otherwise and its entry is fresh.
+    Alive,
+    /// There is doubt that is not confirmed.
+    Suspect,
+    /// It cannot be reached, by own observation or by that of two others.
+    Unreachable,
+    /// Nothing was heard of it (yet).
+    Unknown,
+    /// Its certificate was taken back.
+    Revoked,
+    /// Its certificate has run out.
+    Expired,
+}
+
+/// One member as it is known here.
+#[derive(Clone, Copy, Debug)]
+pub struct MemberView<'a> {
+    /// Why it is a member.
+    pub certificate: &'a MemberCertificate,
+    /// What it says of itself, while that holds.
+    pub entry: Option<&'a RosterEntry>,
+    /// How it is judged.
+    pub state: State,
+    /// Whether it was told to drain.
+    pub draining: bool,
+    /// Since when it is in this state.
+    pub since: Time,
+    /// Whether it is this member.
+    pub own: bool,
+    /// Whether there is a connection with it.
+    pub connected: bool,
+    /// The smoothed round-trip time to it, microseconds, when it was measured.
+    pub rtt_us: Option<u32>,
+}
+
+/// What a member's machine knows at this moment.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    pub(super) member: &'a Member,
+}
+
+impl<'a> View<'a> {
+    /// Every member with a certificate that counts, this one included, in the order of their keys.
+    pub fn members(self) -> impl Iterator<Item = MemberView<'a>> {
+        let ids = self.member.spread.directory().members();
+        ids.filter_map(move |member| self.member(member))
+    }
+
+    /// One member.
+    pub fn member(self, member: MemberId) -> Option<MemberView<'a>> {
+        let machine = self.member;
+        let set = machine.spread.set();
+        let (membership, certificate) = machine.spread.directory().standing(machine.now, set, member);
+        let certificate = certificate?;
+        let own = member == machine.id;
+        let (state, since) = match membership {
+            Membership::Revoked if own => (State::Revoked, machine.now),
+            Membership::NotNow(_) if own => (State::Expired, machine.now),
+            _ if own => (State::Alive, certificate.sponsored_at),
+            _ => machine.roster.state(member).unwrap_or((State::Unknown, machine.now)),
+        };
+        Some(MemberView {
+            certificate,
+            entry: self.entry(member),
+            state,
+            draining: self.is_draining(certificate.grant().serial),
+            since,
+            own,
+            connected: machine.roster.connected().contains(&member),
+            rtt_us: machine.roster.rtt_us(member),
+        })
+    }
+
+    /// What a member says of itself, while that holds.
+    pub fn entry(self, member: MemberId) -> Option<&'a RosterEntry> {
+        match &self.record(&Key::Roster(member))? {
+            Record::Roster(entry) => Some(&entry.body),
+            _ => None,
+        }
+    }
+
+    /// The current version of every site, in order of their names.
+    pub fn sites(self) -> impl Iterator<Item = &'a SiteVersion> {
+        self.records().filter_map(|record| match record {
+            Record::Site(version) => Some(&**version),
+            _ => None,
+        })
+    }
+
+    /// The current version of a site.
+    pub fn site(self, site: &SiteName) -> Option<&'a SiteVersion> {
+        match self.record(&Key::Site(site.clone()))? {
+            Record::Site(version) => Some(version),
+            _ => None,
+        }
+    }
+
+    /// Round-trip times to client prefixes, microseconds, by the member that measured them.
+    pub fn observations(self) -> impl Iterator<Item = (MemberId, &'a [(IpNet, u32)])> {
+        self.records().filter_map(|record| match record {
+            Record::Observations(observations) => Some((observations.by, &observations.body.rtts[..])),
+            _ => None,
+        })
+    }
+
+    /// All records, heads and soft state, in the order of their keys: what to keep for the next
+    /// start. (Heads were given out by [`super::Output::Persist`] already.)
+    pub fn records(self) -> impl Iterator<Item = &'a Record> {
+        self.member.spread.set().iter().map(|(_, held)| &held.record)
+    }
+
+    /// One record.
+    pub fn record(self, key: &Key) -> Option<&'a Record> {
+        self.member.spread.set().get(key).map(|held| &held.record)
+    }
+
+    /// How many records there are.
+    pub fn record_count(self) -> usize {
+        self.member.spread.set().len()
+    }
+
+    /// The sum of all records: equal sums mean equal sets.
+    pub fn fingerprint(self) -> u128 {
+        self.member.spread.set().sum()
+    }
+
+    /// The members that this one has a connection with.
+    pub fn connected(self) -> impl Iterator<Item = MemberId> {
+        self.member.roster.connected().iter().copied()
+    }
+
+    /// Whether this member itself doubts that the other can be reached.
+    pub fn doubts(self, member: MemberId) -> bool {
+        self.member.roster.doubts(member)
+    }
+
+    /// Whether this member has said that it can serve.
+    pub fn ready(self) -> bool {
+        self.member.own.ready()
+    }
+
+    fn is_draining(self, serial: Serial) -> bool {
+        match self.record(&Key::Order(serial)) {
+            Some(Record::Order(order)) => order.duty == Duty::Drain,
+            _ => false,
+        }
+    }
+}
