@@ -1,0 +1,214 @@
+//! Who may serve a site, and why the others may not.
+//!
+//! Each member is held against the rules in one order and keeps the first one it breaks as its
+//! reason. When nobody passes, the rules give way step by step ([`Tier`]), the least harmful first,
+//! so that a site with any node has an answer: *fail static* rather than fail empty. Suspicion
+//! alone rules nobody out; only confirmed unreachability does, and it too gives way when it hits
+//! everybody (then it is more likely that this host is the one cut off).
+
+use crate::inputs::{Health, Inputs, MemberInput, SiteInput};
+use godwit_core::certificate::Role;
+use godwit_core::content::VersionNumber;
+use serde::Serialize;
+
+/// A member with this load is full: its clients spill over to the next.
+const FULL_PERMILLE: u16 = 1000;
+/// A full member is taken back below this load: the gap keeps clients from being sent to and fro.
+const FULL_UNTIL_PERMILLE: u16 = 850;
+
+/// Why a member is not among the replicas of a site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exclusion {
+    /// Its certificate is revoked or out of time.
+    Uncertified,
+    /// It does not have the role *node*.
+    NotANode,
+    /// It has no address for clients.
+    NoAddress,
+    /// It is confirmed out of reach.
+    Unreachable,
+    /// It has not been heard of since this host started.
+    Unheard,
+    /// It says that it cannot serve.
+    NotReady,
+    /// It holds no version of the site whole.
+    NotHeld,
+    /// It holds another version than the current one.
+    Stale,
+    /// An operator drains it.
+    Draining,
+    /// It is at its capacity.
+    Full,
+}
+
+/// How many rules had to give way until somebody was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tier {
+    /// None: healthy holders of the current version with capacity.
+    Healthy,
+    /// All of those are full: full ones share the load.
+    Full,
+    /// Only draining members hold the current version.
+    Draining,
+    /// Nobody in reach holds the current version: the newest version that is held.
+    Stale,
+    /// Nobody in reach holds any version: any healthy node, which fetches it on demand.
+    Unheld,
+    /// Nobody is in reach: the last known holders, as if nothing had happened.
+    Static,
+    /// There is no node at all.
+    Empty,
+}
+
+/// The outcome for one site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Eligible {
+    pub(crate) tier: Tier,
+    /// Members by number, ascending.
+    pub(crate) members: Vec<u32>,
+}
+
+/// The first rule that a member breaks for a site; `full` as [`is_full`] says.
+pub(crate) fn exclusion(member: &MemberInput, site: &SiteInput, full: bool) -> Option<Exclusion> {
+    let held = member.holds(site.site.as_str());
+    let rules = [
+        (member.certified, Exclusion::Uncertified),
+        (member.has_role(Role::Node), Exclusion::NotANode),
+        (member.public_v4.is_some() || member.public_v6.is_some(), Exclusion::NoAddress),
+        (member.state != Health::Unreachable, Exclusion::Unreachable),
+        (member.state != Health::Unknown, Exclusion::Unheard),
+        (member.ready, Exclusion::NotReady),
+        (held.is_some(), Exclusion::NotHeld),
+        (held == Some(site.number), Exclusion::Stale),
+        (!member.draining, Exclusion::Draining),
+        (!full, Exclusion::Full),
+    ];
+    rules.into_iter().find(|(kept, _)| !kept).map(|(_, exclusion)| exclusion)
+}
+
+/// Whether a member counts as full, given whether it did before.
+pub(crate) fn is_full(member: &MemberInput, before: bool) -> bool {
+    member.load_permille >= if before { FULL_UNTIL_PERMILLE } else { FULL_PERMILLE }
+}
+
+/// Who may serve `site`; `full[i]` tells whether member `i` is full.
+pub(crate) fn eligible(inputs: &Inputs, site: &SiteInput, full: &[bool]) -> Eligible {
+    let nodes: Vec<Node> = inputs
+        .members
+        .iter()
+        .zip(0..)
+        .filter_map(|(member, index): (_, u32)| {
+            let full = full.get(index as usize).copied().unwrap_or(false);
+            let exclusion = exclusion(member, site, full);
+            use Exclusion::{NoAddress, NotANode, Uncertified};
+            if matches!(exclusion, Some(Uncertified | NotANode | NoAddress)) {
+                return None;
+            }
+            let reached = matches!(member.state, Health::Alive | Health::Suspect) && member.ready;
+            Some(Node { index, held: member.holds(site.site.as_str()), exclusion, reached })
+        })
+        .collect();
+    let pick = |tier, keep: &dyn Fn(&Node) -> bool| {
+        let members: Vec<u32> = nodes.iter().filter(|node| keep(node)).map(|node| node.index).collect();
+        (!members.is_empty()).then_some(Eligible { tier, members })
+    };
+    let newest =
+        |reached: bool| nodes.iter().filter(|node| node.reached || !reached).filter_map(|n| n.held).max();
+    let (newest_reached, newest_known) = (newest(true), newest(false));
+    pick(Tier::Healthy, &|node| node.exclusion.is_none())
+        .or_else(|| pick(Tier::Full, &|node| node.exclusion == Some(Exclusion::Full)))
+        .or_else(|| pick(Tier::Draining, &|node| node.exclusion == Some(Exclusion::Draining)))
+        .or_else(|| {
+            pick(Tier::Stale, &|node| node.reached && node.held.is_some() && node.held == newest_reached)
+        })
+        .or_else(|| pick(Tier::Unheld, &|node| node.reached))
+        .or_else(|| pick(Tier::Static, &|node| node.held.is_some() && node.held == newest_known))
+        .or_else(|| pick(Tier::Static, &|_| true))
+        .unwrap_or(Eligible { tier: Tier::Empty, members: Vec::new() })
+}
+
+struct Node {
+    index: u32,
+    held: Option<VersionNumber>,
+    exclusion: Option<Exclusion>,
+    /// Alive or suspect, and ready.
+    reached: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inputs::tests::{inputs, node};
+
+    type Change = (usize, fn(&mut MemberInput));
+
+    /// Three healthy nodes, changed; who is left, and why.
+    fn check(changes: &[Change], tier: Tier, left: &[u32]) {
+        let mut inputs = inputs(vec![node(1, 0.0, 0.0), node(2, 0.0, 10.0), node(3, 0.0, 20.0)]);
+        for (index, change) in changes {
+            change(&mut inputs.members[*index]);
+        }
+        let full: Vec<bool> = inputs.members.iter().map(|member| is_full(member, false)).collect();
+        let expected = Eligible { tier, members: left.to_vec() };
+        assert_eq!(eligible(&inputs, &inputs.sites[0], &full), expected);
+    }
+
+    fn holds(member: &mut MemberInput, number: u64) {
+        member.held = vec![("www".parse().unwrap(), VersionNumber(number))];
+    }
+
+    #[test]
+    fn each_rule_excludes() {
+        check(&[], Tier::Healthy, &[0, 1, 2]);
+        check(&[(0, |m| m.certified = false)], Tier::Healthy, &[1, 2]);
+        check(&[(0, |m| m.roles = vec![Role::Redirector])], Tier::Healthy, &[1, 2]);
+        check(&[(0, |m| (m.public_v4, m.public_v6) = (None, None))], Tier::Healthy, &[1, 2]);
+        check(&[(0, |m| m.state = Health::Unreachable)], Tier::Healthy, &[1, 2]);
+        check(&[(0, |m| m.state = Health::Unknown)], Tier::Healthy, &[1, 2]);
+        check(&[(0, |m| m.ready = false)], Tier::Healthy, &[1, 2]);
+        check(&[(0, |m| m.held.clear())], Tier::Healthy, &[1, 2]);
+        check(&[(0, |m| holds(m, 0))], Tier::Healthy, &[1, 2]);
+        check(&[(0, |m| m.draining = true)], Tier::Healthy, &[1, 2]);
+        check(&[(0, |m| m.load_permille = 1000)], Tier::Healthy, &[1, 2]);
+    }
+
+    #[test]
+    fn suspicion_alone_excludes_nobody() {
+        let suspect: fn(&mut MemberInput) = |m| m.state = Health::Suspect;
+        check(&[(0, suspect), (1, suspect), (2, suspect)], Tier::Healthy, &[0, 1, 2]);
+    }
+
+    #[test]
+    fn rules_give_way_one_by_one() {
+        let full: fn(&mut MemberInput) = |m| m.load_permille = 1200;
+        let drain: fn(&mut MemberInput) = |m| m.draining = true;
+        let away: fn(&mut MemberInput) = |m| m.state = Health::Unreachable;
+        let old: fn(&mut MemberInput) = |m| holds(m, 0);
+        let none: fn(&mut MemberInput) = |m| m.held.clear();
+        check(&[(0, full), (1, full), (2, away)], Tier::Full, &[0, 1]);
+        check(&[(0, full), (1, drain), (2, away)], Tier::Full, &[0]);
+        check(&[(0, old), (1, drain), (2, away)], Tier::Draining, &[1]);
+        check(&[(0, old), (1, none), (2, away)], Tier::Stale, &[0]);
+        check(&[(0, none), (1, none), (2, away)], Tier::Unheld, &[0, 1]);
+        check(&[(0, away), (1, away), (2, away)], Tier::Static, &[0, 1, 2]);
+        check(
+            &[(0, away), (1, |m| (m.state, m.held) = (Health::Unreachable, vec![])), (2, away)],
+            Tier::Static,
+            &[0, 2],
+        );
+        let revoked: fn(&mut MemberInput) = |m| m.certified = false;
+        check(&[(0, revoked), (1, revoked), (2, revoked)], Tier::Empty, &[]);
+    }
+
+    #[test]
+    fn a_full_member_is_taken_back_only_well_below_its_capacity() {
+        let mut member = node(1, 0.0, 0.0);
+        member.load_permille = 900;
+        assert!(!is_full(&member, false));
+        assert!(is_full(&member, true));
+        member.load_permille = 849;
+        assert!(!is_full(&member, true));
+    }
+}

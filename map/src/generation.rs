@@ -1,0 +1,388 @@
+//! A generation: the immutable snapshot that answers.
+
+use crate::eligible::{Eligible, Exclusion, Tier, eligible, exclusion, is_full};
+use crate::estimate::Source;
+use crate::geo::GeoDb;
+use crate::inputs::{Health, Inputs, MemberInput, SiteInput};
+use crate::table::{Candidate, Knowledge, Locality, Picks, Table, Told, client_prefix, tell};
+use crate::why::{self, Why};
+use godwit_core::certificate::Role;
+use godwit_core::content::VersionNumber;
+use godwit_core::key::MemberId;
+use godwit_core::name::{MemberName, RegionName, SiteName, ZoneName};
+use godwit_core::time::Time;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+/// An immutable snapshot of the map. Made by [`Generation::compute`], shared behind
+/// [`Shared`](crate::Shared).
+pub struct Generation {
+    inputs: Inputs,
+    knowledge: Knowledge,
+    sites: BTreeMap<SiteName, Site>,
+    by_id: BTreeMap<MemberId, u32>,
+    by_name: BTreeMap<MemberName, u32>,
+    by_region: BTreeMap<RegionName, Vec<u32>>,
+    /// Redirectors with an address, by name.
+    name_servers: Vec<u32>,
+    /// Whether each member counts as full.
+    full: Vec<bool>,
+}
+
+struct Site {
+    input: SiteInput,
+    tier: Tier,
+    table: Arc<Table>,
+}
+
+/// What a client is told of a site.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    inputs: &'a Inputs,
+    told: Told,
+    /// The widest prefix length around the client within which everybody is told the same.
+    pub scope: u8,
+}
+
+impl<'a> Answer<'a> {
+    /// Whether there is nobody to name: the network has no node.
+    pub fn is_empty(&self) -> bool {
+        self.told.first().is_none()
+    }
+
+    /// The replicas for IPv4, the best first; those after it are materially as good.
+    pub fn v4(&self) -> impl Iterator<Item = (&'a MemberInput, Ipv4Addr)> + use<'a> {
+        let inputs = self.inputs;
+        members(inputs, self.told.v4).filter_map(|member| Some((member, member.public_v4?)))
+    }
+
+    /// The replicas for IPv6, the best first; those after it are materially as good.
+    pub fn v6(&self) -> impl Iterator<Item = (&'a MemberInput, Ipv6Addr)> + use<'a> {
+        let inputs = self.inputs;
+        members(inputs, self.told.v6).filter_map(|member| Some((member, member.public_v6?)))
+    }
+}
+
+fn members(inputs: &Inputs, picks: Picks) -> impl Iterator<Item = &MemberInput> {
+    let indexes: Vec<u32> = picks.iter().collect();
+    indexes.into_iter().filter_map(|index| inputs.members.get(index as usize))
+}
+
+/// All replicas of a site for one client, best first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ranking {
+    /// Which rules gave way.
+    pub tier: Tier,
+    /// The replicas. The first is the one that [`Generation::answer`] names first.
+    pub replicas: Vec<Ranked>,
+    /// The widest prefix length around the client within which the answer is the same.
+    pub scope: u8,
+}
+
+/// A replica in a [`Ranking`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ranked {
+    /// Who.
+    pub member: MemberId,
+    /// Its name.
+    pub name: MemberName,
+    /// Where it is.
+    pub region: RegionName,
+    /// Where clients reach it over IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// Where clients reach it over IPv6.
+    pub v6: Option<Ipv6Addr>,
+    /// Where it serves HTTP.
+    pub http_port: Option<u16>,
+    /// The version of the site that it holds.
+    pub held: Option<VersionNumber>,
+    /// Estimated round-trip time to the client, µs.
+    pub rtt_estimate_us: Option<u32>,
+    /// Where the estimate comes from.
+    pub source: Source,
+    /// Great-circle distance to the client, where known.
+    pub distance_km: Option<u32>,
+    /// Whether the client is told of it.
+    pub told: bool,
+}
+
+impl Generation {
+    /// Computes a generation. `previous` steadies the choices: a client keeps the replica it was
+    /// sent to unless another is better by more than 10 % and more than 2 ms, and a full member is
+    /// taken back only well below its capacity.
+    pub fn compute(inputs: &Inputs, geo: &GeoDb, previous: Option<&Generation>) -> Generation {
+        let mut inputs = inputs.clone();
+        // One order on every host, whatever the order of arrival.
+        inputs.members.sort_by_key(|member| (member.id, member.serial));
+        inputs.members.dedup_by_key(|member| member.id);
+        inputs.members.iter_mut().for_each(|member| member.held.sort_unstable());
+        let knowledge = Knowledge::new(&inputs, geo);
+        let full: Vec<bool> = inputs
+            .members
+            .iter()
+            .map(|member| is_full(member, previous.is_some_and(|previous| previous.was_full(&member.id))))
+            .collect();
+        let by_id: BTreeMap<MemberId, u32> = inputs.members.iter().zip(0..).map(|(m, i)| (m.id, i)).collect();
+        let mut tables: BTreeMap<Vec<u32>, Arc<Table>> = BTreeMap::new();
+        let mut sites = BTreeMap::new();
+        for input in &inputs.sites {
+            let Eligible { tier, members } = eligible(&inputs, input, &full);
+            let before = previous.and_then(|previous| Some((previous, previous.sites.get(&input.site)?)));
+            let before = |locality| {
+                before.map_or_else(Told::default, |(previous, site)| {
+                    previous.told_before(site, locality, &by_id)
+                })
+            };
+            // Sites with one set of replicas share a table, and with it the past of the first.
+            let compile = || Arc::new(Table::compile(&inputs, &knowledge, members.clone(), &before));
+            let table = tables.entry(members.clone()).or_insert_with(compile).clone();
+            sites.insert(input.site.clone(), Site { input: input.clone(), tier, table });
+        }
+        let mut generation = Generation {
+            knowledge,
+            sites,
+            by_id,
+            full,
+            by_name: BTreeMap::new(),
+            by_region: BTreeMap::new(),
+            name_servers: Vec::new(),
+            inputs,
+        };
+        generation.index();
+        generation
+    }
+
+    /// A generation without members or sites: what is served before anything is known.
+    pub fn empty(zone: ZoneName) -> Generation {
+        Generation::compute(&Inputs::new(zone), &GeoDb::empty(), None)
+    }
+
+    fn index(&mut self) {
+        let mut certified: Vec<(u32, &MemberInput)> =
+            (0..).zip(&self.inputs.members).filter(|(_, member)| member.certified).collect();
+        // Names are unique under an authority; should two members bear one, the older has it.
+        certified.sort_by_key(|(_, member)| member.serial);
+        for (index, member) in certified {
+            self.by_name.entry(member.name.clone()).or_insert(index);
+            if member.has_role(Role::Node) {
+                self.by_region.entry(member.region.clone()).or_default().push(index);
+            }
+        }
+        let serves = |member: &MemberInput| {
+            member.has_role(Role::Redirector) && (member.public_v4.is_some() || member.public_v6.is_some())
+        };
+        let named = self.by_name.values().copied();
+        self.name_servers = named.filter(|index| serves(&self.inputs.members[*index as usize])).collect();
+    }
+
+    fn was_full(&self, id: &MemberId) -> bool {
+        self.by_id.get(id).is_some_and(|index| self.full[*index as usize])
+    }
+
+    /// What a locality was told of a site, in the numbers of the next generation.
+    fn told_before(&self, site: &Site, locality: Locality, next: &BTreeMap<MemberId, u32>) -> Told {
+        let Some(told) = site.table.told(&self.inputs, &self.knowledge, locality) else {
+            return Told::default();
+        };
+        let translate = |index: u32| next.get(&self.inputs.members[index as usize].id).copied();
+        told.translate(translate)
+    }
+
+    /// Its number; grows on one host.
+    pub fn number(&self) -> u64 {
+        self.inputs.number
+    }
+
+    /// The zone.
+    pub fn zone(&self) -> &ZoneName {
+        &self.inputs.zone
+    }
+
+    /// When its inputs were gathered.
+    pub fn time(&self) -> Time {
+        self.inputs.time
+    }
+
+    /// What it was computed from, for saving.
+    pub fn inputs(&self) -> &Inputs {
+        &self.inputs
+    }
+
+    /// All members, revoked ones too, sorted by key.
+    pub fn members(&self) -> &[MemberInput] {
+        &self.inputs.members
+    }
+
+    /// The member with this key.
+    pub fn member(&self, id: &MemberId) -> Option<&MemberInput> {
+        self.by_id.get(id).map(|index| &self.inputs.members[*index as usize])
+    }
+
+    /// The certified member of this name (lower case).
+    pub fn member_named(&self, name: &str) -> Option<&MemberInput> {
+        self.by_name.get(name).map(|index| &self.inputs.members[*index as usize])
+    }
+
+    /// The certified nodes of a region (lower case); `None` when there is no such region.
+    pub fn region(&self, name: &str) -> Option<impl Iterator<Item = &MemberInput>> {
+        let members = self.by_region.get(name)?;
+        Some(members.iter().map(|index| &self.inputs.members[*index as usize]))
+    }
+
+    /// The certified redirectors with an address, by name: the zone's name servers.
+    pub fn name_servers(&self) -> impl Iterator<Item = &MemberInput> {
+        self.name_servers.iter().map(|index| &self.inputs.members[*index as usize])
+    }
+
+    /// The sites and their current versions.
+    pub fn sites(&self) -> impl Iterator<Item = &SiteInput> {
+        self.sites.values().map(|site| &site.input)
+    }
+
+    /// The current version of a site (lower case).
+    pub fn site(&self, name: &str) -> Option<VersionNumber> {
+        self.sites.get(name).map(|site| site.input.number)
+    }
+
+    /// What `client` is told of `site` (lower case); `None` when there is no such site. One binary
+    /// search. An IPv4 client is given as IPv4, never mapped into IPv6.
+    pub fn answer(&self, client: IpAddr, site: &str) -> Option<Answer<'_>> {
+        let site = self.sites.get(site)?;
+        let (told, scope) = site.table.get(&self.inputs, &self.knowledge, client);
+        Some(Answer { inputs: &self.inputs, told, scope })
+    }
+
+    /// All replicas of `site` for `client`, best first. The first is what the client is told.
+    pub fn rank(&self, client: IpAddr, site: &SiteName) -> Option<Ranking> {
+        let site = self.sites.get(site)?;
+        let (told, scope) = site.table.get(&self.inputs, &self.knowledge, client);
+        let (_, mut order) = self.order(site, client);
+        let place = |member: u32| told.place(member).unwrap_or(usize::MAX);
+        order.sort_by_key(|candidate| place(candidate.member));
+        let replicas = order.iter().map(|candidate| self.ranked(site, candidate, told)).collect();
+        Some(Ranking { tier: site.tier, replicas, scope })
+    }
+
+    fn order(&self, site: &Site, client: IpAddr) -> (Locality, Vec<Candidate>) {
+        let (locality, known) = self.knowledge.locate(client);
+        let order = self.knowledge.order(site.table.members(), locality, &known);
+        if order.iter().all(|candidate| candidate.estimate.rtt_us.is_none()) {
+            let prefix = client_prefix(client);
+            return (Locality::Unknown(prefix), self.knowledge.hashed(site.table.members(), prefix));
+        }
+        (locality, order)
+    }
+
+    fn ranked(&self, site: &Site, candidate: &Candidate, told: Told) -> Ranked {
+        let member = &self.inputs.members[candidate.member as usize];
+        Ranked {
+            member: member.id,
+            name: member.name.clone(),
+            region: member.region.clone(),
+            v4: member.public_v4,
+            v6: member.public_v6,
+            http_port: member.http_port,
+            held: member.holds(site.input.site.as_str()),
+            rtt_estimate_us: candidate.estimate.rtt_us,
+            source: candidate.estimate.source,
+            distance_km: candidate.estimate.distance_km,
+            told: told.place(candidate.member).is_some(),
+        }
+    }
+
+    /// Why `client` is told what it is told of `site`: every member, and every reason.
+    pub fn why(&self, client: IpAddr, site: &SiteName) -> Option<Why> {
+        let ranking = self.rank(client, site)?;
+        let site = self.sites.get(site)?;
+        let (locality, known) = self.knowledge.locate(client);
+        let landmark = self.knowledge.estimator.landmark(&known);
+        let fresh = tell(&self.inputs, &self.order(site, client).1, Told::default());
+        let (told, _) = site.table.get(&self.inputs, &self.knowledge, client);
+        let excluded =
+            (0..).zip(&self.inputs.members).filter(|(index, _)| !site.table.members().contains(index));
+        Some(why::explain(why::Facts {
+            generation: self,
+            site: &site.input,
+            client,
+            locality,
+            place: self.knowledge.geo.lookup(client),
+            landmark: landmark.map(|landmark| self.inputs.members[landmark.member as usize].name.clone()),
+            kept: fresh.first() != told.first(),
+            excluded: excluded.map(|(index, member)| (member, self.exclusion_of(site, index))).collect(),
+            ranking,
+        }))
+    }
+
+    fn exclusion_of(&self, site: &Site, index: u32) -> Option<Exclusion> {
+        exclusion(&self.inputs.members[index as usize], &site.input, self.full[index as usize])
+    }
+
+    /// The members in reach that hold exactly this version of `site`, the nearest to `from` first:
+    /// by measured round-trip time, else by distance. For fetching content.
+    pub fn holders_by_distance(
+        &self,
+        from: &MemberId,
+        site: &SiteName,
+        number: VersionNumber,
+    ) -> Vec<MemberId> {
+        self.by_distance(from, |member| member.holds(site.as_str()) == Some(number))
+    }
+
+    /// The certified nodes in reach other than `from`, the nearest first.
+    pub fn nodes_by_distance(&self, from: &MemberId) -> Vec<MemberId> {
+        self.by_distance(from, |_| true)
+    }
+
+    fn by_distance(&self, from: &MemberId, keep: impl Fn(&MemberInput) -> bool) -> Vec<MemberId> {
+        let origin = self.by_id.get(from).copied();
+        let estimator = &self.knowledge.estimator;
+        let far = |index: u32| {
+            let origin = origin?;
+            let measured = estimator.between(origin, index);
+            measured
+                .or_else(|| Some(crate::estimate::by_distance(estimator.distance_km(origin, index)?) as u32))
+        };
+        let mut members: Vec<(u32, MemberId)> = (0..)
+            .zip(&self.inputs.members)
+            .filter(|(_, member)| member.id != *from && member.certified && member.has_role(Role::Node))
+            .filter(|(_, member)| matches!(member.state, Health::Alive | Health::Suspect) && keep(member))
+            .map(|(index, member)| (far(index).unwrap_or(u32::MAX), member.id))
+            .collect();
+        members.sort_unstable();
+        members.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// How large it is, for metrics and logs.
+    pub fn size(&self) -> Size {
+        let mut tables: Vec<&Arc<Table>> = self.sites.values().map(|site| &site.table).collect();
+        tables.sort_by_key(|table| Arc::as_ptr(table));
+        tables.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        Size {
+            members: self.inputs.members.len(),
+            sites: self.sites.len(),
+            tables: tables.len(),
+            runs: tables.iter().map(|table| table.runs()).sum(),
+        }
+    }
+}
+
+/// How large a generation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Members, revoked ones too.
+    pub members: usize,
+    /// Sites.
+    pub sites: usize,
+    /// Distinct sets of replicas.
+    pub tables: usize,
+    /// Runs of addresses in all tables.
+    pub runs: usize,
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Generation({} of {}, {:?})", self.number(), self.zone(), self.size())
+    }
+}

@@ -1,0 +1,203 @@
+//! What a generation is computed from.
+//!
+//! Plain values, complete and ordered, so that equal inputs give equal generations on every
+//! redirector, and so that they can be kept on disk and answered from at the next start when no
+//! peer is there ([`Inputs::to_bytes`]).
+
+use godwit_core::certificate::{Role, Serial};
+use godwit_core::content::VersionNumber;
+use godwit_core::geo::Coordinates;
+use godwit_core::key::MemberId;
+use godwit_core::name::{MemberName, RegionName, SiteName, ZoneName};
+use godwit_core::time::Time;
+use godwit_core::wire;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// The longest saved form that is read back, bytes: 1,000 members with 256 RTTs and 512 sites and
+/// 512 observed prefixes each come to about 45 MB.
+const INPUTS_LEN_MAX: usize = 128 * 1024 * 1024;
+
+/// Marks the saved form and its version.
+const MARK: &[u8] = b"godwit map inputs 1\n";
+
+/// Everything that a generation depends on, besides the GeoIP database and its predecessor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inputs {
+    /// The zone whose names are answered.
+    pub zone: ZoneName,
+    /// When they were gathered; for people.
+    pub time: Time,
+    /// Number of the generation: grows on this host.
+    pub number: u64,
+    /// The members, each once.
+    pub members: Vec<MemberInput>,
+    /// The sites, each once.
+    pub sites: Vec<SiteInput>,
+    /// Round-trip time from a member to a client prefix (IPv4 /24, IPv6 /48; others are ignored),
+    /// microseconds. Their ageing is the lifetime of the soft state that they came in.
+    pub observations: Vec<(MemberId, IpNet, u32)>,
+}
+
+/// What is known of a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberInput {
+    /// Its key.
+    pub id: MemberId,
+    /// The number of its grant.
+    pub serial: Serial,
+    /// Its name.
+    pub name: MemberName,
+    /// Its region.
+    pub region: RegionName,
+    /// Where it is, if its grant or region tells.
+    pub place: Option<Coordinates>,
+    /// What it may do.
+    pub roles: Vec<Role>,
+    /// What its peers make of it.
+    pub state: Health,
+    /// Whether an operator wants its clients elsewhere.
+    pub draining: bool,
+    /// Whether it says that it can serve.
+    pub ready: bool,
+    /// How busy it is, thousandths of its capacity.
+    pub load_permille: u16,
+    /// Where clients reach it over IPv4, if they do.
+    pub public_v4: Option<Ipv4Addr>,
+    /// Where clients reach it over IPv6, if they do.
+    pub public_v6: Option<Ipv6Addr>,
+    /// Where it serves HTTP, if it does.
+    pub http_port: Option<u16>,
+    /// The version of each site that it holds whole.
+    pub held: Vec<(SiteName, VersionNumber)>,
+    /// Round-trip time to peers, microseconds.
+    pub peer_rtts: Vec<(MemberId, u32)>,
+    /// Whether its certificate holds: in time and not revoked.
+    pub certified: bool,
+}
+
+impl MemberInput {
+    /// Whether it has the role.
+    pub fn has_role(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
+    /// The version of `site` that it holds, given that `held` is sorted, as a generation keeps it:
+    /// with hundreds of sites and members a walk would cost each generation millions of steps.
+    pub(crate) fn holds(&self, site: &str) -> Option<VersionNumber> {
+        let end = self.held.partition_point(|(held, _)| held.as_str() <= site);
+        let (held, number) = self.held.get(end.checked_sub(1)?)?;
+        (held.as_str() == site).then_some(*number)
+    }
+}
+
+/// What the members make of one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// It answers.
+    Alive,
+    /// Somebody doubts it; not enough to act on.
+    Suspect,
+    /// It is out of reach, and that is confirmed.
+    Unreachable,
+    /// Nothing was heard of it yet.
+    Unknown,
+}
+
+/// What is known of a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteInput {
+    /// Its name.
+    pub site: SiteName,
+    /// Its current version.
+    pub number: VersionNumber,
+}
+
+/// Saved inputs cannot be read back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// They are no saved inputs, or of another version of godwit.
+    #[error("not saved map inputs of this version of godwit")]
+    Mark,
+    /// The mark is right but what follows is not: cut short or damaged.
+    #[error("saved map inputs are damaged")]
+    Damaged(#[from] wire::DecodeError),
+    /// The checksum does not match.
+    #[error("saved map inputs are damaged: the checksum does not match")]
+    Checksum,
+}
+
+impl Inputs {
+    /// No members, no sites.
+    pub fn new(zone: ZoneName) -> Inputs {
+        let (time, number) = (Time::default(), 0);
+        Inputs { zone, time, number, members: Vec::new(), sites: Vec::new(), observations: Vec::new() }
+    }
+
+    /// The form that is kept on disk: a mark, a BLAKE3 hash of the rest, the rest.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let body = wire::encode(self);
+        [MARK, blake3::hash(&body).as_bytes(), &body].concat()
+    }
+
+    /// Reads what [`Inputs::to_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Inputs, LoadError> {
+        let rest = bytes.strip_prefix(MARK).ok_or(LoadError::Mark)?;
+        let (hash, body) = rest.split_first_chunk::<32>().ok_or(LoadError::Checksum)?;
+        if blake3::hash(body).as_bytes() != hash {
+            return Err(LoadError::Checksum);
+        }
+        Ok(wire::decode(body, INPUTS_LEN_MAX)?)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use godwit_core::key::SecretKey;
+
+    /// A healthy node number `n` at `lat`, `lon` that holds version 1 of `www`.
+    pub(crate) fn node(n: u8, lat: f64, lon: f64) -> MemberInput {
+        MemberInput {
+            id: SecretKey::from_seed(&[n; 32]).public(),
+            serial: Serial(u64::from(n)),
+            name: format!("n{n}").parse().unwrap(),
+            region: format!("r{n}").parse().unwrap(),
+            place: Some(Coordinates::new(lat, lon).unwrap()),
+            roles: vec![Role::Node],
+            state: Health::Alive,
+            draining: false,
+            ready: true,
+            load_permille: 0,
+            public_v4: Some(Ipv4Addr::new(198, 18, n, 1)),
+            public_v6: Some(Ipv6Addr::new(0xfd67, 0, 0, 0, 0, 0, 0, u16::from(n))),
+            http_port: Some(80),
+            held: vec![("www".parse().unwrap(), VersionNumber(1))],
+            peer_rtts: Vec::new(),
+            certified: true,
+        }
+    }
+
+    /// Inputs with the site `www` at version 1.
+    pub(crate) fn inputs(members: Vec<MemberInput>) -> Inputs {
+        let site = SiteInput { site: "www".parse().unwrap(), number: VersionNumber(1) };
+        Inputs { members, sites: vec![site], ..Inputs::new("edge.example.org".parse().unwrap()) }
+    }
+
+    #[test]
+    fn saved_inputs_are_read_back_or_refused() {
+        let mut inputs = inputs(vec![node(1, 48.9, 2.4), node(2, 35.7, 139.7)]);
+        inputs.observations.push((inputs.members[0].id, "192.0.2.0/24".parse().unwrap(), 12_000));
+        let bytes = inputs.to_bytes();
+        assert_eq!(Inputs::from_bytes(&bytes), Ok(inputs));
+        assert_eq!(Inputs::from_bytes(b"something else"), Err(LoadError::Mark));
+        assert_eq!(Inputs::from_bytes(&bytes[..MARK.len() + 7]), Err(LoadError::Checksum));
+        for at in MARK.len()..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            assert_eq!(Inputs::from_bytes(&damaged), Err(LoadError::Checksum), "byte {at}");
+        }
+    }
+}

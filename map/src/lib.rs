@@ -1,0 +1,60 @@
+//! Which replicas serve this client, best first, and why.
+//!
+//! The map is a pure function: [`Inputs`] (who is a member, what each holds, how it fares, which
+//! round-trip times were measured) and a [`GeoDb`] (where addresses are) make a [`Generation`], an
+//! immutable snapshot that answers without waiting, allocating much, or asking anybody:
+//!
+//! ```
+//! use godwit_map::{Generation, GeoDb, Inputs};
+//!
+//! let inputs = Inputs::new("edge.example.org".parse().unwrap());
+//! let generation = Generation::compute(&inputs, &GeoDb::empty(), None);
+//! assert!(generation.answer("192.0.2.1".parse().unwrap(), "www").is_none(), "no such site yet");
+//! ```
+//!
+//! How it thinks, in the order of the modules:
+//!
+//! 1. [`geo`]: a GeoIP database becomes one sorted list of address runs, each with a place.
+//! 2. `eligible`: for each site, members are ruled out with a reason (not a node, not certified,
+//!    out of reach, stale, draining, full…); when nobody is left, the rules give way one by one
+//!    until somebody is: an answer is never empty while the site has any node.
+//! 3. `estimate`: geography makes the short list, measured round-trip times make the choice:
+//!    those observed from the client's prefix first, those measured between members second,
+//!    distance last; what is not measured is estimated hopefully, so that it gets tried.
+//! 4. `table`: the choices of every run are merged where they are equal, so that a lookup is one
+//!    binary search and tells the widest prefix over which the answer holds (the ECS scope of
+//!    RFC 7871).
+//! 5. [`why`]: the same functions run again for one client, and every reason is kept.
+//!
+//! # Trade-offs
+//!
+//! A generation is computed whole, not patched: O(m²) for the members' round-trip times, and for
+//! each distinct set of eligible replicas O(p·r + n), with m members, p places and observed
+//! prefixes, r replicas and n address runs. Sites with the same set share one table. A network of
+//! tens of members and a testbed's database takes well under a millisecond; a city database with
+//! millions of runs takes seconds per set and is better thinned before (see [`geo`]).
+//!
+//! Choices lean on the previous generation (a new one must be materially better to replace it), so
+//! two redirectors with different pasts may differ between replicas that are as good as equal, and
+//! only there.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
+mod eligible;
+mod estimate;
+mod generation;
+pub mod geo;
+mod inputs;
+mod range;
+mod table;
+pub mod why;
+
+pub use eligible::{Exclusion, Tier};
+pub use estimate::Source;
+pub use generation::{Answer, Generation, Ranked, Ranking};
+pub use geo::{GeoDb, GeoError};
+pub use inputs::{Health, Inputs, LoadError, MemberInput, SiteInput};
+pub use why::Why;
+
+/// The current generation, swapped in whole: readers load it once per question and never wait.
+pub type Shared = std::sync::Arc<arc_swap::ArcSwap<Generation>>;

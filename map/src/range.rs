@@ -1,0 +1,154 @@
+//! Address runs: the whole address space cut into runs of equal value.
+//!
+//! A [`Ranges`] is a sorted list of run starts; a run ends where the next begins, and the first
+//! starts at zero, so that every address is in exactly one run. Neighbouring runs of one value are
+//! one run. That makes the *scope* of an address easy to see: the widest aligned block around it
+//! that stays inside its run. Within that block the value is the same everywhere (sound), and in
+//! any wider block it is not (optimal).
+
+use std::fmt::Debug;
+
+/// An address as a number.
+pub(crate) trait Bits: Copy + Ord + Debug {
+    /// Bits in an address.
+    const WIDTH: u8;
+    /// The lowest address.
+    const ZERO: Self;
+    /// Lowest and highest address of the block of prefix length `len` around `self`.
+    fn block(self, len: u8) -> (Self, Self);
+    /// The next higher address; `None` after the highest.
+    fn next(self) -> Option<Self>;
+}
+
+macro_rules! bits {
+    ($number:ty) => {
+        impl Bits for $number {
+            const WIDTH: u8 = <$number>::BITS as u8;
+            const ZERO: Self = 0;
+            fn block(self, len: u8) -> (Self, Self) {
+                let host = <$number>::MAX.checked_shr(u32::from(len)).unwrap_or(0);
+                (self & !host, self | host)
+            }
+            fn next(self) -> Option<Self> {
+                self.checked_add(1)
+            }
+        }
+    };
+}
+
+bits!(u32);
+bits!(u128);
+
+/// The address space cut into runs of equal value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ranges<B, V> {
+    /// Where runs start, ascending; the first is zero. As long as `values`.
+    starts: Vec<B>,
+    /// The value of each run; neighbours differ.
+    values: Vec<V>,
+}
+
+impl<B: Bits, V: Copy + PartialEq> Ranges<B, V> {
+    /// One run of `value`.
+    pub(crate) fn all(value: V) -> Ranges<B, V> {
+        Ranges { starts: vec![B::ZERO], values: vec![value] }
+    }
+
+    /// Collects runs given by their starts, ascending; what lies before the first gets `value`.
+    pub(crate) fn builder(value: V) -> Ranges<B, V> {
+        Ranges::all(value)
+    }
+
+    /// Begins a run at `start`, which is not below the last start. A run of the same value goes on;
+    /// a second run at the same start replaces the first.
+    pub(crate) fn push(&mut self, start: B, value: V) {
+        if self.starts.last() == Some(&start) {
+            self.starts.pop();
+            self.values.pop();
+        }
+        if self.values.last() != Some(&value) {
+            self.starts.push(start);
+            self.values.push(value);
+        }
+    }
+
+    /// How many runs there are.
+    pub(crate) fn len(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// The runs: start and value.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (B, V)> + '_ {
+        self.starts.iter().copied().zip(self.values.iter().copied())
+    }
+
+    /// The value at `address` and its scope.
+    pub(crate) fn get(&self, address: B) -> (V, u8) {
+        let at = self.starts.partition_point(|start| *start <= address).saturating_sub(1);
+        let first = self.starts[at];
+        let end = self.starts.get(at + 1).copied();
+        let inside = |len: u8| {
+            let (low, high) = address.block(len);
+            low >= first && end.is_none_or(|end| high < end)
+        };
+        // Blocks nest, so `inside` turns true once: find where.
+        let (mut outside, mut scope) = (0, B::WIDTH);
+        while outside < scope {
+            let middle = outside + (scope - outside) / 2;
+            if inside(middle) {
+                scope = middle;
+            } else {
+                outside = middle + 1;
+            }
+        }
+        (self.values[at], scope)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ranges(cuts: &[(u32, u8)]) -> Ranges<u32, u8> {
+        let mut ranges = Ranges::builder(0);
+        for (start, value) in cuts {
+            ranges.push(*start, *value);
+        }
+        ranges
+    }
+
+    #[test]
+    fn one_run_has_scope_zero() {
+        assert_eq!(ranges(&[]).get(7), (0, 0));
+        assert_eq!(ranges(&[(0, 3)]).get(u32::MAX), (3, 0));
+        assert_eq!(ranges(&[(0, 0), (9, 0)]).len(), 1);
+        assert_eq!(Ranges::<u128, u8>::all(1).get(u128::MAX), (1, 0));
+    }
+
+    #[test]
+    fn scope_is_the_widest_block_inside_the_run() {
+        let ranges = ranges(&[(0x0a00_0000, 1), (0x0a00_0200, 2), (0x0a00_0201, 1)]);
+        assert_eq!(ranges.get(0x0a00_0000), (1, 23));
+        assert_eq!(ranges.get(0x0a00_0200), (2, 32));
+        assert_eq!(ranges.get(0x0a00_0201), (1, 32));
+        assert_eq!(ranges.get(0x0a00_0300), (1, 24));
+        assert_eq!(ranges.get(0), (0, 5));
+        assert_eq!(ranges.get(u32::MAX), (1, 1));
+    }
+
+    proptest! {
+        #[test]
+        fn scope_is_sound_and_optimal(cuts in prop::collection::btree_map(any::<u32>(), 0u8..3, 0..20), at: u32) {
+            let ranges = ranges(&cuts.into_iter().collect::<Vec<_>>());
+            let (value, scope) = ranges.get(at);
+            let same = |len: u8| {
+                let (low, high) = at.block(len);
+                ranges.get(low).0 == value
+                    && ranges.runs().all(|(start, other)| start < low || start > high || other == value)
+            };
+            prop_assert!(same(scope));
+            prop_assert!(scope == 0 || !same(scope - 1));
+        }
+    }
+}

@@ -1,0 +1,466 @@
+//! The compiled form: for one set of replicas, every address to its answer.
+//!
+//! An *answer* is what a client is told: for each address family, the best replica and those that
+//! are materially as good (at most [`PICKS_MAX`] together, the best first). Clients of one place
+//! that nothing was observed of share an answer; an observed prefix has its own. Where nothing is
+//! known at all, the answer is chosen by rendezvous hashing of the client's /24 or /48 when asked
+//! for: such runs hold [`HASHED`], and their scope is never wider than that prefix.
+
+use crate::estimate::{Client, Estimate, Estimator, Source, materially_better};
+use crate::geo::{GeoDb, PlaceId};
+use crate::inputs::Inputs;
+use crate::range::{Bits, Ranges};
+use godwit_core::geo::Coordinates;
+use godwit_core::key::MemberId;
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// At most so many addresses are told to a client: enough to fail over without asking again, few
+/// enough for a small reply.
+pub(crate) const PICKS_MAX: usize = 3;
+/// The nearest replicas that are looked at more closely. Measured on 241 cities: the best of 20
+/// replicas is among the 8 nearest for 97 % of clients.
+const SHORT_LIST: usize = 8;
+/// Clients without a known place are told apart by so many leading bits.
+pub(crate) const CLIENT_V4_LEN: u8 = 24;
+/// See [`CLIENT_V4_LEN`].
+pub(crate) const CLIENT_V6_LEN: u8 = 48;
+/// Instead of an answer's number: chosen by hash.
+const HASHED: u32 = u32::MAX;
+
+/// What is known of clients, shared by all tables of a generation.
+#[derive(Debug)]
+pub(crate) struct Knowledge {
+    pub(crate) geo: GeoDb,
+    pub(crate) estimator: Estimator,
+    /// Round-trip times by client prefix and member, µs.
+    observed: BTreeMap<IpNet, BTreeMap<u32, u32>>,
+    /// Medians of the above by place.
+    nearby: BTreeMap<Coordinates, BTreeMap<u32, u32>>,
+    /// One number for each member, for hashing.
+    seeds: Vec<u64>,
+}
+
+/// Clients that get one answer: those of a place, or of an observed prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Locality {
+    Place(Coordinates),
+    Prefix(IpNet),
+    /// Nothing is known: by client prefix.
+    Unknown(IpNet),
+}
+
+/// One replica in a ranking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) member: u32,
+    pub(crate) estimate: Estimate,
+}
+
+/// Members by number, best first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Picks {
+    members: [u32; PICKS_MAX],
+    len: u8,
+}
+
+/// What a client is told, by address family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Told {
+    pub(crate) v4: Picks,
+    pub(crate) v6: Picks,
+}
+
+/// One set of replicas, compiled.
+#[derive(Debug)]
+pub(crate) struct Table {
+    members: Vec<u32>,
+    answers: Vec<Told>,
+    v4: Ranges<u32, u32>,
+    v6: Ranges<u128, u32>,
+    /// What each locality is told, for the next generation to lean on. Sorted.
+    told: Vec<(Locality, u32)>,
+}
+
+/// Which members can be reached over which family.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    fn serves(self, inputs: &Inputs, member: u32) -> bool {
+        let member = &inputs.members[member as usize];
+        match self {
+            Family::V4 => member.public_v4.is_some(),
+            Family::V6 => member.public_v6.is_some(),
+        }
+    }
+}
+
+/// The prefix by which a client without a known place is told apart.
+pub(crate) fn client_prefix(client: IpAddr) -> IpNet {
+    let len = if client.is_ipv4() { CLIENT_V4_LEN } else { CLIENT_V6_LEN };
+    IpNet::new_assert(client, len).trunc()
+}
+
+impl Picks {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.members[..usize::from(self.len)].iter().copied()
+    }
+
+    fn first(&self) -> Option<u32> {
+        self.iter().next()
+    }
+
+    fn push(&mut self, member: u32) {
+        if let Some(place) = self.members.get_mut(usize::from(self.len)) {
+            *place = member;
+            self.len += 1;
+        }
+    }
+}
+
+impl Told {
+    /// The first for IPv4, or else for IPv6.
+    pub(crate) fn first(&self) -> Option<u32> {
+        self.v4.first().or(self.v6.first())
+    }
+
+    /// Where a member stands: those told for IPv4 first.
+    pub(crate) fn place(&self, member: u32) -> Option<usize> {
+        self.v4.iter().chain(self.v6.iter()).position(|told| told == member)
+    }
+
+    /// The same members by other numbers, without those that have none.
+    pub(crate) fn translate(&self, number: impl Fn(u32) -> Option<u32>) -> Told {
+        let translate = |picks: Picks| {
+            let mut translated = Picks::default();
+            picks.iter().filter_map(&number).for_each(|member| translated.push(member));
+            translated
+        };
+        Told { v4: translate(self.v4), v6: translate(self.v6) }
+    }
+}
+
+impl Knowledge {
+    pub(crate) fn new(inputs: &Inputs, geo: &GeoDb) -> Knowledge {
+        let numbers: BTreeMap<MemberId, u32> =
+            inputs.members.iter().zip(0..).filter(|(m, _)| m.certified).map(|(m, i)| (m.id, i)).collect();
+        let mut observed: BTreeMap<IpNet, BTreeMap<u32, u32>> = BTreeMap::new();
+        for (member, prefix, rtt) in &inputs.observations {
+            let Some(member) = numbers.get(member) else { continue };
+            // Only whole client prefixes: they never overlap, and one member cannot speak for
+            // half the internet.
+            if *prefix == client_prefix(prefix.addr()) {
+                observed.entry(*prefix).or_default().insert(*member, *rtt);
+            }
+        }
+        let mut by_place: BTreeMap<Coordinates, BTreeMap<u32, Vec<u32>>> = BTreeMap::new();
+        for (prefix, rtts) in &observed {
+            let Some((_, place)) = geo.lookup(prefix.addr()) else { continue };
+            for (member, rtt) in rtts {
+                by_place.entry(place).or_default().entry(*member).or_default().push(*rtt);
+            }
+        }
+        let median = |mut rtts: Vec<u32>| {
+            rtts.sort_unstable();
+            rtts[rtts.len() / 2]
+        };
+        let nearby = by_place
+            .into_iter()
+            .map(|(place, members)| (place, members.into_iter().map(|(m, rtts)| (m, median(rtts))).collect()))
+            .collect();
+        let seed = |id: &MemberId| id.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let seeds = inputs.members.iter().map(|member| seed(&member.id)).collect();
+        Knowledge { geo: geo.clone(), estimator: Estimator::new(inputs), observed, nearby, seeds }
+    }
+
+    /// To which locality an address belongs, and what is known of it.
+    pub(crate) fn locate(&self, address: IpAddr) -> (Locality, Client) {
+        let prefix = client_prefix(address);
+        if self.observed.contains_key(&prefix) {
+            return (Locality::Prefix(prefix), self.observed_client(prefix));
+        }
+        match self.geo.lookup(address) {
+            Some((_, place)) => (Locality::Place(place), self.client_at(place)),
+            None => (Locality::Unknown(prefix), Client::default()),
+        }
+    }
+
+    fn observed_client(&self, prefix: IpNet) -> Client {
+        let at = self.geo.lookup(prefix.addr()).map(|(_, place)| self.client_at(place));
+        let observed = self.observed.get(&prefix).cloned().unwrap_or_default();
+        Client { observed, ..at.unwrap_or_default() }
+    }
+
+    fn client_at(&self, place: Coordinates) -> Client {
+        Client {
+            point: Some(crate::geo::Point::new(place)),
+            observed: BTreeMap::new(),
+            nearby: self.nearby.get(&place).cloned().unwrap_or_default(),
+        }
+    }
+
+    /// The members of a set, best first for a client: the short list by estimated round-trip time,
+    /// then the others by distance.
+    pub(crate) fn order(&self, members: &[u32], locality: Locality, client: &Client) -> Vec<Candidate> {
+        if let Locality::Unknown(prefix) = locality {
+            return self.hashed(members, prefix);
+        }
+        let landmark = self.estimator.landmark(client);
+        let mut candidates: Vec<Candidate> = members
+            .iter()
+            .map(|member| Candidate {
+                member: *member,
+                estimate: self.estimator.estimate(client, landmark.as_ref(), *member),
+            })
+            .collect();
+        let measured = |candidate: &Candidate| {
+            matches!(candidate.estimate.source, Source::Observed | Source::Nearby) || client.point.is_none()
+        };
+        candidates.sort_by_key(|c| (!measured(c), c.estimate.distance_km.unwrap_or(u32::MAX), c.member));
+        let measured = candidates.iter().filter(|candidate| measured(candidate)).count();
+        let short = candidates.len().min(measured + SHORT_LIST);
+        let tie = |member: u32| std::cmp::Reverse(self.score(member, locality.number()));
+        candidates[..short].sort_by_key(|c| (c.estimate.rtt_us.unwrap_or(u32::MAX), tie(c.member)));
+        candidates
+    }
+
+    /// Rendezvous hashing: the members by falling score, so that the loss of one moves only the
+    /// clients it had. All weigh the same as long as members do not tell a capacity.
+    pub(crate) fn hashed(&self, members: &[u32], prefix: IpNet) -> Vec<Candidate> {
+        let mut members = members.to_vec();
+        let number = Locality::Unknown(prefix).number();
+        members.sort_by_key(|member| (std::cmp::Reverse(self.score(*member, number)), *member));
+        members.into_iter().map(|member| Candidate { member, estimate: Estimate::UNKNOWN }).collect()
+    }
+
+    fn score(&self, member: u32, number: u64) -> u64 {
+        mix(self.seeds.get(member as usize).copied().unwrap_or(0) ^ mix(number))
+    }
+}
+
+impl Locality {
+    fn number(self) -> u64 {
+        match self {
+            Locality::Place(place) => {
+                mix((place.lat().to_bits() ^ mix(place.lon().to_bits())).rotate_left(1))
+            }
+            Locality::Prefix(net) | Locality::Unknown(net) => match net.addr() {
+                IpAddr::V4(address) => u64::from(u32::from(address) >> (32 - CLIENT_V4_LEN)),
+                IpAddr::V6(address) => 1 << 63 | (u128::from(address) >> (128 - CLIENT_V6_LEN)) as u64,
+            },
+        }
+    }
+}
+
+/// The finaliser of SplitMix64: every output bit depends on every input bit.
+fn mix(mut z: u64) -> u64 {
+    z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// What clients are told, given their ranking and what they were told before.
+pub(crate) fn tell(inputs: &Inputs, order: &[Candidate], before: Told) -> Told {
+    let family = |family: Family, before: Option<u32>| {
+        let serving: Vec<&Candidate> = order.iter().filter(|c| family.serves(inputs, c.member)).collect();
+        let mut picks = Picks::default();
+        let Some(best) = serving.first() else { return picks };
+        let Some(best_rtt) = best.estimate.rtt_us else {
+            picks.push(best.member);
+            return picks;
+        };
+        let kept = serving.iter().find(|candidate| {
+            Some(candidate.member) == before
+                && candidate.estimate.rtt_us.is_some_and(|rtt| !materially_better(best_rtt, rtt))
+        });
+        let first = kept.unwrap_or(best);
+        picks.push(first.member);
+        // Equals are counted from the best, not from the kept one: nothing drifts.
+        serving
+            .iter()
+            .filter(|c| c.member != first.member)
+            .filter(|c| c.estimate.rtt_us.is_some_and(|rtt| !materially_better(best_rtt, rtt)))
+            .for_each(|candidate| picks.push(candidate.member));
+        picks
+    };
+    Told { v4: family(Family::V4, before.v4.first()), v6: family(Family::V6, before.v6.first()) }
+}
+
+impl Table {
+    /// Compiles the table of `members`; `before` says what a locality was told before.
+    pub(crate) fn compile(
+        inputs: &Inputs,
+        knowledge: &Knowledge,
+        members: Vec<u32>,
+        before: &dyn Fn(Locality) -> Told,
+    ) -> Table {
+        let mut compiler =
+            Compiler { inputs, knowledge, members, before, numbers: BTreeMap::new(), told: Vec::new() };
+        // With one replica there is nothing to choose, and its answer holds for everybody.
+        let unknown = match compiler.members.len() {
+            0 | 1 => compiler.constant(),
+            _ => HASHED,
+        };
+        let places: Vec<u32> = knowledge
+            .geo
+            .points()
+            .iter()
+            .map(|point| {
+                compiler.locality(Locality::Place(point.coordinates), knowledge.client_at(point.coordinates))
+            })
+            .collect();
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for prefix in knowledge.observed.keys() {
+            let answer = compiler.locality(Locality::Prefix(*prefix), knowledge.observed_client(*prefix));
+            match prefix {
+                IpNet::V4(net) => v4.push(Block::new(u32::from(net.network()), net.prefix_len(), answer)),
+                IpNet::V6(net) => v6.push(Block::new(u128::from(net.network()), net.prefix_len(), answer)),
+            }
+        }
+        let value = |place: PlaceId| places.get(place.index()).copied().unwrap_or(unknown);
+        let (v4, v6) = (overlay(knowledge.geo.v4(), value, &v4), overlay(knowledge.geo.v6(), value, &v6));
+        let Compiler { members, numbers, mut told, .. } = compiler;
+        told.sort_unstable();
+        let mut answers = vec![Told::default(); numbers.len()];
+        for (answer, number) in numbers {
+            answers[number as usize] = answer;
+        }
+        Table { members, answers, v4, v6, told }
+    }
+
+    pub(crate) fn members(&self) -> &[u32] {
+        &self.members
+    }
+
+    /// How many runs it has, IPv4 and IPv6 together.
+    pub(crate) fn runs(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+
+    /// What a client is told, and the widest prefix in which all are told the same.
+    pub(crate) fn get(&self, inputs: &Inputs, knowledge: &Knowledge, client: IpAddr) -> (Told, u8) {
+        let (number, scope) = match client {
+            IpAddr::V4(address) => self.v4.get(address.into()),
+            IpAddr::V6(address) => self.v6.get(address.into()),
+        };
+        if let Some(told) = self.answers.get(number as usize) {
+            return (*told, scope);
+        }
+        let prefix = client_prefix(client);
+        (self.hashed(inputs, knowledge, prefix), scope.max(prefix.prefix_len()))
+    }
+
+    /// What a locality is told.
+    pub(crate) fn told(&self, inputs: &Inputs, knowledge: &Knowledge, locality: Locality) -> Option<Told> {
+        if let Locality::Unknown(prefix) = locality {
+            return Some(self.hashed(inputs, knowledge, prefix));
+        }
+        let at = self.told.binary_search_by_key(&locality, |(locality, _)| *locality).ok()?;
+        self.answers.get(self.told[at].1 as usize).copied()
+    }
+
+    fn hashed(&self, inputs: &Inputs, knowledge: &Knowledge, prefix: IpNet) -> Told {
+        let number = Locality::Unknown(prefix).number();
+        let best = |family: Family| {
+            let serving = self.members.iter().filter(|member| family.serves(inputs, **member));
+            let best =
+                serving.max_by_key(|member| (knowledge.score(**member, number), std::cmp::Reverse(**member)));
+            let mut picks = Picks::default();
+            best.iter().for_each(|member| picks.push(**member));
+            picks
+        };
+        Told { v4: best(Family::V4), v6: best(Family::V6) }
+    }
+}
+
+struct Compiler<'a> {
+    inputs: &'a Inputs,
+    knowledge: &'a Knowledge,
+    members: Vec<u32>,
+    before: &'a dyn Fn(Locality) -> Told,
+    numbers: BTreeMap<Told, u32>,
+    told: Vec<(Locality, u32)>,
+}
+
+impl Compiler<'_> {
+    fn locality(&mut self, locality: Locality, client: Client) -> u32 {
+        let order = self.knowledge.order(&self.members, locality, &client);
+        let number = if order.iter().all(|candidate| candidate.estimate.rtt_us.is_none()) && order.len() > 1 {
+            // Its place is known but no replica's is: as good as unknown.
+            return HASHED;
+        } else {
+            self.number(tell(self.inputs, &order, (self.before)(locality)))
+        };
+        self.told.push((locality, number));
+        number
+    }
+
+    fn constant(&mut self) -> u32 {
+        let candidate = |member: &u32| Candidate { member: *member, estimate: Estimate::UNKNOWN };
+        let order: Vec<Candidate> = self.members.iter().map(candidate).collect();
+        self.number(tell(self.inputs, &order, Told::default()))
+    }
+
+    fn number(&mut self, told: Told) -> u32 {
+        let next = self.numbers.len() as u32;
+        *self.numbers.entry(told).or_insert(next)
+    }
+}
+
+/// A block of addresses with its own answer.
+struct Block<B> {
+    low: B,
+    high: B,
+    answer: u32,
+}
+
+impl<B: Bits> Block<B> {
+    fn new(address: B, len: u8, answer: u32) -> Block<B> {
+        let (low, high) = address.block(len);
+        Block { low, high, answer }
+    }
+}
+
+/// Lays `blocks` (ascending, disjoint) over the runs of `base`.
+fn overlay<B: Bits>(
+    base: &Ranges<B, PlaceId>,
+    value: impl Fn(PlaceId) -> u32,
+    blocks: &[Block<B>],
+) -> Ranges<B, u32> {
+    let mut runs = base.runs().peekable();
+    let mut out: Option<Ranges<B, u32>> = None;
+    let mut blocks = blocks.iter().peekable();
+    // Below `free` everything is laid; `None` when the highest address is.
+    let mut free = Some(B::ZERO);
+    let push = |start: B, value: u32, out: &mut Option<Ranges<B, u32>>| match out {
+        Some(out) => out.push(start, value),
+        None => *out = Some(Ranges::builder(value)),
+    };
+    while let Some((start, place)) = runs.next() {
+        let after = runs.peek().map(|(next, _)| *next);
+        let answer = value(place);
+        let Some(mut cursor) = free.map(|free| free.max(start)) else { break };
+        let inside = |address: B| after.is_none_or(|after| address < after);
+        while let Some(block) = blocks.next_if(|block| inside(block.low)) {
+            if block.low > cursor {
+                push(cursor, answer, &mut out);
+            }
+            push(block.low, block.answer, &mut out);
+            free = block.high.next();
+            match free {
+                Some(next) => cursor = next,
+                None => break,
+            }
+        }
+        if free.is_some() && inside(cursor) {
+            push(cursor, answer, &mut out);
+        }
+    }
+    out.unwrap_or_else(|| Ranges::all(value(PlaceId::NONE)))
+}

@@ -1,0 +1,191 @@
+//! Why a client is told what it is told: the reasons of one decision, as fields.
+//!
+//! The values are those that the decision used, found by running the same functions again for one
+//! client. The JSON form is public: `godwit why --json` prints it.
+
+use crate::eligible::{Exclusion, Tier};
+use crate::estimate::Source;
+use crate::generation::{Generation, Ranking};
+use crate::inputs::{Health, MemberInput, SiteInput};
+use crate::table::Locality;
+use godwit_core::content::VersionNumber;
+use godwit_core::geo::Coordinates;
+use godwit_core::key::MemberId;
+use godwit_core::name::{MemberName, RegionName, SiteName, ZoneName};
+use godwit_core::time::Time;
+use ipnet::IpNet;
+use serde::Serialize;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The reasons of one decision.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Why {
+    /// The zone.
+    pub zone: ZoneName,
+    /// The site that was asked for.
+    pub site: SiteName,
+    /// Its current version.
+    pub current: VersionNumber,
+    /// The client.
+    pub client: IpAddr,
+    /// The generation that decided.
+    pub generation: u64,
+    /// When its inputs were gathered.
+    pub time: Time,
+    /// What is known of the client.
+    pub known: Known,
+    /// Which rules gave way so that somebody was left.
+    pub tier: Tier,
+    /// The widest prefix around the client in which everybody is told the same.
+    pub scope: IpNet,
+    /// Whether the first replica stands first because it did before, and no other is materially
+    /// better.
+    pub kept: bool,
+    /// Every member that has or had a chance: the ranked ones, best first, then the excluded ones.
+    pub replicas: Vec<Reasons>,
+}
+
+/// What is known of a client.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Known {
+    /// The prefix that this holds for: observed, from the GeoIP database, or the one hashed.
+    pub prefix: IpNet,
+    /// How the client was recognised.
+    pub by: KnownBy,
+    /// Where the GeoIP database has it, degrees.
+    pub latitude: Option<f64>,
+    /// Where the GeoIP database has it, degrees.
+    pub longitude: Option<f64>,
+    /// The member that stands for the client where nothing was observed.
+    pub landmark: Option<MemberName>,
+}
+
+/// How a client was recognised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KnownBy {
+    /// Round-trip times were observed from its prefix.
+    Observation,
+    /// Its place is in the GeoIP database.
+    Geography,
+    /// Not at all: its replica is chosen by hash of the prefix, and stays.
+    Hash,
+}
+
+/// One member and every reason that counts for or against it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Reasons {
+    /// Its place in the ranking, from 1; `None` when it is excluded.
+    pub rank: Option<usize>,
+    /// Whether the client is told of it.
+    pub told: bool,
+    /// Its name.
+    pub name: MemberName,
+    /// Its key.
+    pub member: MemberId,
+    /// Where it is.
+    pub region: RegionName,
+    /// Where clients reach it over IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// Where clients reach it over IPv6.
+    pub v6: Option<Ipv6Addr>,
+    /// Where it serves HTTP.
+    pub http_port: Option<u16>,
+    /// Estimated round-trip time to the client, µs.
+    pub rtt_estimate_us: Option<u32>,
+    /// Where the estimate comes from.
+    pub source: Source,
+    /// Great-circle distance to the client, where known.
+    pub distance_km: Option<u32>,
+    /// What its peers make of it.
+    pub health: Health,
+    /// Whether it says that it can serve.
+    pub ready: bool,
+    /// Whether an operator drains it.
+    pub draining: bool,
+    /// How busy it is, thousandths of its capacity.
+    pub load_permille: u16,
+    /// Which version it holds, and which is current.
+    pub fresh: Fresh,
+    /// The rule that excludes it.
+    pub excluded_because: Option<Exclusion>,
+}
+
+/// The version a member holds against the current one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Fresh {
+    /// What it holds whole.
+    pub held: Option<VersionNumber>,
+    /// What is current.
+    pub current: VersionNumber,
+}
+
+/// What [`explain`] puts together.
+pub(crate) struct Facts<'a> {
+    pub(crate) generation: &'a Generation,
+    pub(crate) site: &'a SiteInput,
+    pub(crate) client: IpAddr,
+    pub(crate) locality: Locality,
+    pub(crate) place: Option<(IpNet, Coordinates)>,
+    pub(crate) landmark: Option<MemberName>,
+    pub(crate) kept: bool,
+    pub(crate) excluded: Vec<(&'a MemberInput, Option<Exclusion>)>,
+    pub(crate) ranking: Ranking,
+}
+
+pub(crate) fn explain(facts: Facts<'_>) -> Why {
+    let Facts { generation, site, client, locality, place, landmark, kept, excluded, ranking } = facts;
+    let reasons = |member: &MemberInput| Reasons {
+        rank: None,
+        told: false,
+        name: member.name.clone(),
+        member: member.id,
+        region: member.region.clone(),
+        v4: member.public_v4,
+        v6: member.public_v6,
+        http_port: member.http_port,
+        rtt_estimate_us: None,
+        source: Source::Unknown,
+        distance_km: None,
+        health: member.state,
+        ready: member.ready,
+        draining: member.draining,
+        load_permille: member.load_permille,
+        fresh: Fresh { held: member.holds(site.site.as_str()), current: site.number },
+        excluded_because: None,
+    };
+    let ranked = ranking.replicas.iter().zip(1..).filter_map(|(ranked, rank)| {
+        Some(Reasons {
+            rank: Some(rank),
+            told: ranked.told,
+            rtt_estimate_us: ranked.rtt_estimate_us,
+            source: ranked.source,
+            distance_km: ranked.distance_km,
+            ..reasons(generation.member(&ranked.member)?)
+        })
+    });
+    let excluded = excluded
+        .into_iter()
+        // A redirector is no replica that was turned down: it never was one.
+        .filter(|(_, because)| *because != Some(Exclusion::NotANode))
+        .map(|(member, excluded_because)| Reasons { excluded_because, ..reasons(member) });
+    let (prefix, by) = match locality {
+        Locality::Prefix(prefix) => (prefix, KnownBy::Observation),
+        Locality::Place(_) => (place.map_or(IpNet::from(client), |(prefix, _)| prefix), KnownBy::Geography),
+        Locality::Unknown(prefix) => (prefix, KnownBy::Hash),
+    };
+    let (latitude, longitude) = place.map(|(_, place)| (place.lat(), place.lon())).unzip();
+    Why {
+        zone: generation.zone().clone(),
+        site: site.site.clone(),
+        current: site.number,
+        client,
+        generation: generation.number(),
+        time: generation.time(),
+        known: Known { prefix, by, latitude, longitude, landmark },
+        tier: ranking.tier,
+        scope: IpNet::new(client, ranking.scope).map_or(IpNet::from(client), |net| net.trunc()),
+        kept,
+        replicas: ranked.chain(excluded).collect(),
+    }
+}
