@@ -1,0 +1,171 @@
+//! Who is dead is known soon, who is not is not called so, and the dead stay dead.
+
+use godwit_core::member::{Event, State};
+use godwit_sim::link::Profile;
+use godwit_sim::world::{HostIndex, World};
+use std::time::Duration;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn path(delay_ms: u64, loss: f64) -> Profile {
+    Profile { jitter: ms(delay_ms / 10), loss, ..Profile::with_delay(ms(delay_ms)) }
+}
+
+/// A network that has settled.
+fn settled(seed: u64, profile: Profile, count: usize) -> World {
+    let mut world = World::with_members(seed, profile, count);
+    let settled = world.run_until(ms(60_000), |world| everyone_is(world, State::Alive, 0..count));
+    assert!(settled.is_some(), "{count} members do not settle");
+    world.run_for(ms(2000));
+    world
+}
+
+fn everyone_is(world: &World, state: State, mut of: impl Iterator<Item = HostIndex>) -> bool {
+    of.all(|of| world.running().all(|host| host == of || world.state(host, of) == Some(state)))
+}
+
+#[test]
+fn a_killed_member_is_known_dead_by_all_within_three_seconds() {
+    for (count, delay, loss, every) in
+        [(3, 5, 0.0, 6), (6, 40, 0.0, 6), (6, 150, 0.01, 20), (24, 150, 0.01, 5), (48, 75, 0.001, 3)]
+    {
+        let mut times = Vec::new();
+        for seed in 0..every {
+            let mut world = settled(seed, path(delay, loss), count);
+            let victim = (count - 1).saturating_sub(5 * seed as usize % count);
+            world.run_for(ms(seed * 37));
+            world.kill(victim);
+            let took =
+                world.run_until(ms(20_000), |world| everyone_is(world, State::Unreachable, victim..=victim));
+            times.push(took.unwrap_or_else(|| panic!("seed {seed}: not noticed by all")));
+        }
+        times.sort();
+        let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
+        println!("{count} members, {} ms, {loss} loss: median {median:?}, worst {worst:?}", 2 * delay);
+        assert!(median <= ms(3000) && worst <= ms(5000), "{times:?}");
+    }
+}
+
+#[test]
+fn nobody_is_called_dead_by_loss() {
+    for count in [3, 8] {
+        let mut world = settled(11, path(150, 0.01), count);
+        let since = world.elapsed();
+        world.run_for(Duration::from_secs(600));
+        let doubts = world.events().iter().filter(|(at, _, event)| {
+            *at > since && matches!(event, Event::StateChanged { to: State::Unreachable, .. })
+        });
+        let doubts: Vec<_> = doubts.collect();
+        assert!(doubts.is_empty(), "{doubts:?}");
+        let suspects = world.events().iter().filter(|(at, _, event)| {
+            *at > since && matches!(event, Event::StateChanged { to: State::Suspect, .. })
+        });
+        println!("{count} members, 10 min at 300 ms and 1 %: {} suspicions", suspects.count());
+    }
+}
+
+#[test]
+fn a_process_that_stands_still_for_a_second_stays_alive() {
+    for (seed, delay) in [(1, 1), (2, 50), (3, 150)] {
+        let mut world = settled(seed, path(delay, 0.001), 7);
+        let since = world.elapsed();
+        for round in 0..10 {
+            world.pause(round % 7, ms(1000));
+            world.run_for(ms(4000));
+        }
+        let flaps: Vec<_> = world
+            .events()
+            .iter()
+            .filter(|(at, _, event)| {
+                *at > since && matches!(event, Event::StateChanged { to: State::Unreachable, .. })
+            })
+            .collect();
+        assert!(flaps.is_empty(), "{flaps:?}");
+    }
+}
+
+#[test]
+fn a_broken_path_between_two_kills_neither() {
+    let mut world = settled(4, path(40, 0.0), 7);
+    world.set_cut(2, 5, true);
+    let since = world.elapsed();
+    world.run_for(Duration::from_secs(120));
+    let dead: Vec<_> = world
+        .events()
+        .iter()
+        .filter(|(at, _, event)| {
+            *at > since && matches!(event, Event::StateChanged { to: State::Unreachable, .. })
+        })
+        .collect();
+    assert!(dead.is_empty(), "{dead:?}");
+    assert_eq!((world.state(2, 5), world.state(5, 2)), (Some(State::Suspect), Some(State::Suspect)));
+    assert_eq!(world.state(0, 5), Some(State::Alive));
+    world.set_cut(2, 5, false);
+    let back = world.run_until(ms(30_000), |world| everyone_is(world, State::Alive, 0..7));
+    println!("path restored: {back:?}");
+    assert!(back.is_some());
+}
+
+#[test]
+fn a_member_that_comes_back_is_alive_soon_but_one_that_flaps_must_wait() {
+    let mut world = settled(5, path(40, 0.0), 6);
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        world.kill(3);
+        let dead = world.run_until(ms(10_000), |world| everyone_is(world, State::Unreachable, 3..=3));
+        assert!(dead.is_some());
+        world.start(3);
+        let back = world.run_until(ms(60_000), |world| everyone_is(world, State::Alive, 3..=3));
+        waits.push(back.expect("it comes back"));
+        world.run_for(ms(1000));
+    }
+    println!("back after {waits:?}");
+    assert!(waits[0] >= ms(1400) && waits[0] <= ms(4000), "{waits:?}");
+    assert!(waits[3] > waits[0] * 2, "{waits:?}");
+}
+
+#[test]
+fn what_a_dead_member_said_is_forgotten_and_does_not_come_back() {
+    let mut world = settled(6, path(40, 0.0), 6);
+    // One member is cut off with the dead one's entry, and comes back when all others forgot it.
+    let dead = world.id(3);
+    world.kill(3);
+    world.run_for(ms(3000));
+    world.partition(true, |host| host == 5);
+    world.run_for(ms(40_000));
+    let late = world.join_by(Some(5));
+    world.set_cut(0, late, true);
+    world.run_for(ms(25_000));
+    world.partition(false, |_| true);
+    for host in 0..5 {
+        world.set_cut(host, 5, false);
+    }
+    world.run_for(ms(10_000));
+    for host in world.running() {
+        assert!(world.member(host).view().entry(dead).is_none(), "host {host}");
+        assert_ne!(world.member(host).view().member(dead).unwrap().state, State::Alive, "host {host}");
+    }
+}
+
+#[test]
+fn two_members_know_of_each_others_death() {
+    let mut world = settled(7, path(20, 0.0), 2);
+    world.kill(1);
+    let took = world.run_until(ms(5000), |world| world.state(0, 1) == Some(State::Unreachable));
+    println!("two members: {took:?}");
+    assert!(took.is_some_and(|took| took <= ms(3000)));
+}
+
+#[test]
+fn most_members_die_at_once() {
+    let mut world = settled(8, path(40, 0.0), 8);
+    for host in 2..8 {
+        world.kill(host);
+    }
+    let took = world.run_until(ms(10_000), |world| everyone_is(world, State::Unreachable, 2..8));
+    println!("six of eight: {took:?}");
+    assert!(took.is_some_and(|took| took <= ms(5000)), "{took:?}");
+    assert_eq!(world.state(0, 1), Some(State::Alive));
+}

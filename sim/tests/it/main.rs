@@ -1,0 +1,6 @@
+//! Whole networks of members on a virtual clock.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod failure;
+mod garbage;
+mod heads;
