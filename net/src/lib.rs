@@ -1,0 +1,14 @@
+//! The only unsafe code: namespaces, ports for packets, waiting, births of processes.
+//!
+//! IO without opinions. Each module wraps a few system calls that no library of the project's
+//! wraps, in functions that are safe to call with any argument.
+#![allow(unsafe_code, reason = "system calls that no safe wrapper offers live here, and only here")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
+pub mod namespace;
+pub mod netlink;
+pub mod poll;
+pub mod port;
+pub mod process;
+mod ring;
+pub mod tcp;
