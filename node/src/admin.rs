@@ -1,0 +1,26 @@
+//! The control endpoint: HTTP/1.1 with JSON on the unix socket `admin.sock` of the data directory.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`api::Status`] |
+//! | `GET /v1/why?site=S&client=ADDRESS` | the ranking with its reasons |
+//! | `GET /v1/sites/S` | [`api::Site`]: the current version |
+//! | `GET /v1/sites/S/progress?version=N` | [`api::Progress`]: who holds it |
+//! | `POST /v1/objects/missing` | takes and gives [`api::Objects`]: those of them not here |
+//! | `PUT /v1/objects` | objects, each as u32 (little endian) length and bytes; 200 when all are durable |
+//! | `POST /v1/records` | takes [`api::Submission`]: a signed head; 200 when it is durable |
+//! | `POST /v1/collect` | deletes what nobody needs now, without waiting for its time; [`api::Collected`] |
+//! | `GET /livez` `/readyz` `/metrics` | for monitors |
+//!
+//! Who may open the socket may use it: the file system's permissions are the access control, and
+//! what is submitted must be signed anyway. Errors are [`api::Error`], with a [`api::Code`] that
+//! programs can act on.
+
+pub mod api;
+mod client;
+mod report;
+mod server;
+mod upload;
+
+pub use client::{Client, ClientError};
+pub(crate) use server::{Control, serve_tcp, serve_unix};

@@ -1,0 +1,304 @@
+//! The JSON that the control endpoint speaks. Field names are public API.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The most objects in one `missing` request: 32,768 names are 2.2 MB of JSON.
+pub const OBJECTS_MAX: usize = 32 * 1024;
+
+/// A list of objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Objects {
+    /// Their names, hexadecimal, at most [`OBJECTS_MAX`].
+    pub objects: Vec<String>,
+}
+
+/// What a batch of objects came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// How many objects came and are durable now.
+    pub objects: u64,
+    /// How many bytes they have.
+    pub bytes: u64,
+}
+
+/// What a collection deleted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    /// How many objects.
+    pub objects: u64,
+    /// How many bytes they had.
+    pub bytes: u64,
+}
+
+/// A signed head, given to the member to keep and spread.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Submission {
+    /// Wire form of the record, hexadecimal.
+    pub record: String,
+}
+
+/// The head is durable here and spreading.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Always true: refusals are errors.
+    pub accepted: bool,
+}
+
+/// The current version of a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Site {
+    /// The site.
+    pub site: String,
+    /// Number of the version.
+    pub version: u64,
+    /// Root block of its tree, hexadecimal.
+    pub root: String,
+    /// How many files it has.
+    pub files: u64,
+    /// How many bytes they have.
+    pub bytes: u64,
+    /// How many nodes keep it: `all` or a number.
+    pub replicas: String,
+    /// When it was signed, milliseconds since the Unix epoch.
+    pub published_at_ms: u64,
+    /// Wire form of the signed version, hexadecimal.
+    pub record: String,
+    /// Wire forms of superseded versions that are still kept here, hexadecimal, the newest first:
+    /// what a rollback can go back to.
+    #[serde(default)]
+    pub history: Vec<String>,
+}
+
+/// Who holds a version of a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The site.
+    pub site: String,
+    /// The version asked about.
+    pub version: u64,
+    /// The site's newest version known here. When higher than `version`, another publish was later.
+    pub current: u64,
+    /// Whether the signed head known here with number `version` is the one asked about; `false`
+    /// once another publish has won the same number. Only told when `hash` was asked for.
+    pub won: Option<bool>,
+    /// The nodes that keep the site, and any other that holds it.
+    pub members: Vec<Holder>,
+    /// Regions in which some node holds the version (or a newer one) whole and durable.
+    pub regions: Vec<String>,
+    /// Nodes that should hold it.
+    pub wanted: u64,
+    /// How many of these do.
+    pub held: u64,
+}
+
+/// One node in [`Progress`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The node.
+    pub name: String,
+    /// Where it is.
+    pub region: String,
+    /// Whether it is to keep the site.
+    pub wanted: bool,
+    /// The version that it holds whole and durable.
+    pub version: Option<u64>,
+    /// Whether that is the version asked about, or a newer one.
+    pub holds: bool,
+    /// Its health: `alive`, `suspect`, `unreachable`, `unknown`, `revoked` or `expired`.
+    pub state: String,
+}
+
+/// What a member knows of its network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The network's zone.
+    pub zone: String,
+    /// The network: its authority's key, hexadecimal.
+    pub network: String,
+    /// This member's key, hexadecimal.
+    pub member: String,
+    /// This member's name.
+    pub name: String,
+    /// Where it is.
+    pub region: String,
+    /// Whether it can serve.
+    pub ready: bool,
+    /// Version of the software.
+    pub software: String,
+    /// How often it was started.
+    pub incarnation: u64,
+    /// Number of the map's present generation.
+    pub generation: u64,
+    /// How long it has run, seconds.
+    pub uptime_seconds: u64,
+    /// Members connected at this moment.
+    pub connected: u64,
+    /// Every member known, this one included, by name.
+    pub members: Vec<Member>,
+    /// Every site, by name.
+    pub sites: Vec<SiteStatus>,
+}
+
+/// A member in [`Status`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// Its key, hexadecimal.
+    pub id: String,
+    /// Serial of its grant: what `revoke` and `drain` name.
+    pub serial: u64,
+    /// Where it is.
+    pub region: String,
+    /// What it may do.
+    pub roles: Vec<String>,
+    /// `alive`, `suspect`, `unreachable`, `unknown`, `revoked` or `expired`.
+    pub state: String,
+    /// Whether it gets no new clients.
+    pub draining: bool,
+    /// Whether it says that it can serve.
+    pub ready: bool,
+    /// Where it is reached.
+    pub addresses: Addresses,
+    /// The version of each site that it holds whole and durable.
+    pub sites: BTreeMap<String, u64>,
+    /// For each site that it should keep, how many versions it is behind; sites it is not behind
+    /// with are left out.
+    pub lag: BTreeMap<String, u64>,
+    /// Round-trip time from here, milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// How busy it is, 0 to 1.
+    pub load: f64,
+    /// Version of its software.
+    pub software: String,
+    /// When its membership ends, milliseconds since the Unix epoch.
+    pub expires_at_ms: u64,
+}
+
+/// Where a member is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// By members.
+    pub peer: Vec<SocketAddr>,
+    /// By clients over IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// By clients over IPv6.
+    pub v6: Option<Ipv6Addr>,
+    /// The port of its HTTP server.
+    pub http_port: Option<u16>,
+}
+
+/// A site in [`Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteStatus {
+    /// Its name.
+    pub name: String,
+    /// Its newest version.
+    pub version: u64,
+    /// How many files that has.
+    pub files: u64,
+    /// How many bytes they have.
+    pub bytes: u64,
+    /// How many nodes keep it: `all` or a number.
+    pub replicas: String,
+    /// When that version was signed, milliseconds since the Unix epoch.
+    pub published_at_ms: u64,
+    /// Names of the nodes that hold that version whole and durable.
+    pub holders: Vec<String>,
+    /// Names of the nodes that should.
+    pub wanted: Vec<String>,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Error {
+    /// For people.
+    pub error: String,
+    /// For programs.
+    pub code: Code,
+}
+
+/// The kinds of failure that a program may act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    /// The request does not have its form. Do not repeat it.
+    Malformed,
+    /// More than one request may carry. Split it.
+    TooLarge,
+    /// No such site, version or path.
+    NotFound,
+    /// The site has a version of this number or a higher one. Take the next number.
+    LowerVersion,
+    /// Another publish of the same number has won. Take the next number.
+    Lost,
+    /// The certificate does not allow it.
+    NotAllowed,
+    /// A signature is wrong, or the record is of another network.
+    Invalid,
+    /// The certificate is not valid at this time.
+    Expired,
+    /// The certificate was revoked.
+    Revoked,
+    /// Objects of the version's tree are not here. Upload them first.
+    Incomplete,
+    /// The disk is full. Nothing was acknowledged.
+    Full,
+    /// It did not become durable for another reason. Nothing was acknowledged.
+    NotDurable,
+    /// The daemon is stopping or overloaded. Try again.
+    Unavailable,
+}
+
+impl Code {
+    /// Whether the request was understood and refused: exit code 3 of the command line.
+    pub fn is_refusal(self) -> bool {
+        matches!(
+            self,
+            Code::LowerVersion
+                | Code::Lost
+                | Code::NotAllowed
+                | Code::Invalid
+                | Code::Expired
+                | Code::Revoked
+                | Code::Incomplete
+        )
+    }
+
+    /// Whether something was not made durable: exit code 4 of the command line.
+    pub fn is_not_durable(self) -> bool {
+        matches!(self, Code::Full | Code::NotDurable)
+    }
+
+    pub(crate) fn status(self) -> http::StatusCode {
+        match self {
+            Code::Malformed => http::StatusCode::BAD_REQUEST,
+            Code::TooLarge => http::StatusCode::PAYLOAD_TOO_LARGE,
+            Code::NotFound => http::StatusCode::NOT_FOUND,
+            Code::LowerVersion | Code::Lost | Code::Incomplete => http::StatusCode::CONFLICT,
+            Code::NotAllowed | Code::Invalid | Code::Expired | Code::Revoked => http::StatusCode::FORBIDDEN,
+            Code::Full => http::StatusCode::INSUFFICIENT_STORAGE,
+            Code::NotDurable => http::StatusCode::INTERNAL_SERVER_ERROR,
+            Code::Unavailable => http::StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+impl Error {
+    /// An error of this kind.
+    pub fn new(code: Code, error: impl Into<String>) -> Error {
+        Error { error: error.into(), code }
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.error)
+    }
+}
+
+impl std::error::Error for Error {}

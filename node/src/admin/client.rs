@@ -1,0 +1,250 @@
+//! A typed client of the control endpoint, for the command line and for tests.
+
+use super::api::{self, OBJECTS_MAX};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{Stream, StreamExt};
+use godwit_core::certificate::Invalid;
+use godwit_core::content::{ObjectId, SiteVersion, VersionNumber};
+use godwit_core::name::SiteName;
+use godwit_core::record::Record;
+use godwit_core::wire;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::Frame;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use tokio::net::UnixStream;
+
+/// The longest answer taken, bytes: the status of a thousand members is some 2 MB.
+const ANSWER_LEN_MAX: usize = 64 * 1024 * 1024;
+
+/// Talks to the daemon behind one control socket. Each request has its own connection.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// Why a request had no answer, or an unwelcome one.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens there. Starting the daemon helps.
+    #[error("no godwit runs in {}: start it with `godwit run`", directory(.socket))]
+    NotRunning {
+        /// The socket tried.
+        socket: PathBuf,
+    },
+    /// The user may not open the socket.
+    #[error("{} belongs to another user: become that user or root", .socket.display())]
+    Denied {
+        /// The socket tried.
+        socket: PathBuf,
+    },
+    /// The daemon said no.
+    #[error(transparent)]
+    Refused(#[from] api::Error),
+    /// The connection failed midway; whether the request took effect is not known.
+    #[error("talking to the daemon")]
+    Transport(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The answer does not have its form: client and daemon are of different versions.
+    #[error("the daemon's answer was not understood ({0}): are both of the same version?")]
+    Answer(String),
+}
+
+fn directory(socket: &Path) -> String {
+    socket.parent().unwrap_or(socket).display().to_string()
+}
+
+type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
+
+impl Client {
+    /// A client of the daemon behind this socket ([`crate::datadir::DataDir::admin_socket`]).
+    pub fn new(socket: impl Into<PathBuf>) -> Client {
+        Client { socket: socket.into() }
+    }
+
+    /// What the member knows of its network.
+    pub async fn status(&self) -> Result<api::Status, ClientError> {
+        self.get("/v1/status").await
+    }
+
+    /// Where a client is led for a site, and why: the map's own account.
+    pub async fn why(&self, site: &SiteName, client: IpAddr) -> Result<serde_json::Value, ClientError> {
+        self.get(&format!("/v1/why?site={site}&client={client}")).await
+    }
+
+    /// The current version of a site, if it has one.
+    pub async fn site(&self, site: &SiteName) -> Result<Option<SiteVersion>, ClientError> {
+        Ok(self.versions(site).await?.into_iter().next())
+    }
+
+    /// The versions of a site that are kept: the current one, then those before it, newest first.
+    /// None when the site was never published.
+    pub async fn versions(&self, site: &SiteName) -> Result<Vec<SiteVersion>, ClientError> {
+        let answer: api::Site = match self.get(&format!("/v1/sites/{site}")).await {
+            Err(ClientError::Refused(error)) if error.code == api::Code::NotFound => return Ok(Vec::new()),
+            answer => answer?,
+        };
+        let unclear = |problem: String| ClientError::Answer(format!("site version: {problem}"));
+        let read = |record: &String| {
+            let bytes = hex::decode(record).map_err(|e| unclear(e.to_string()))?;
+            wire::decode(&bytes, wire::RECORD_LEN_MAX).map_err(|e| unclear(e.to_string()))
+        };
+        std::iter::once(&answer.record).chain(&answer.history).map(read).collect()
+    }
+
+    /// Who holds a version of a site.
+    pub async fn progress(
+        &self,
+        site: &SiteName,
+        version: VersionNumber,
+    ) -> Result<api::Progress, ClientError> {
+        self.get(&format!("/v1/sites/{site}/progress?version={version}")).await
+    }
+
+    /// Who holds this very version of a site; also tells whether it won its number.
+    pub async fn progress_of(&self, version: &SiteVersion) -> Result<api::Progress, ClientError> {
+        let (site, number, hash) = (&version.site, version.number, version.hash());
+        self.get(&format!("/v1/sites/{site}/progress?version={number}&hash={hash}")).await
+    }
+
+    /// Those of `objects` that the member does not hold.
+    pub async fn missing(&self, objects: &[ObjectId]) -> Result<Vec<ObjectId>, ClientError> {
+        let mut missing = Vec::new();
+        for portion in objects.chunks(OBJECTS_MAX) {
+            let asked = api::Objects { objects: portion.iter().map(ObjectId::to_string).collect() };
+            let answer: api::Objects = self.post("/v1/objects/missing", &asked).await?;
+            for name in answer.objects {
+                missing.push(name.parse().map_err(ClientError::Answer)?);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Gives objects to the member, one item of the stream each. They are durable when this returns.
+    /// An error in the stream ends the upload; objects before it may have been stored.
+    pub async fn put_objects<S>(&self, objects: S) -> Result<api::Stored, ClientError>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+    {
+        let frames = objects.flat_map(|object| {
+            let parts = match object.and_then(framed) {
+                Ok([head, bytes]) => vec![Ok(Frame::data(head)), Ok(Frame::data(bytes))],
+                Err(error) => vec![Err(error)],
+            };
+            futures::stream::iter(parts)
+        });
+        let body = StreamBody::new(frames).boxed_unsync();
+        self.request(Method::PUT, "/v1/objects", body).await
+    }
+
+    /// Gives a signed head to the member. It is durable there when this returns.
+    pub async fn submit(&self, record: &Record) -> Result<(), ClientError> {
+        let submission = api::Submission { record: hex::encode(wire::encode(record)) };
+        let _: api::Accepted = self.post("/v1/records", &submission).await?;
+        Ok(())
+    }
+
+    /// Has the member delete what nobody needs any more; returns when that is done.
+    pub async fn collect(&self) -> Result<api::Collected, ClientError> {
+        self.request(Method::POST, "/v1/collect", empty()).await
+    }
+
+    /// Whether the member can serve.
+    pub async fn ready(&self) -> Result<bool, ClientError> {
+        let (status, _) = self.exchange(Method::GET, "/readyz", empty()).await?;
+        Ok(status.is_success())
+    }
+
+    /// The metrics, as OpenMetrics text.
+    pub async fn metrics(&self) -> Result<String, ClientError> {
+        let (_, bytes) = self.exchange(Method::GET, "/metrics", empty()).await?;
+        String::from_utf8(bytes.into()).map_err(|_| ClientError::Answer("metrics are not text".into()))
+    }
+
+    async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, ClientError> {
+        self.request(Method::GET, path, empty()).await
+    }
+
+    async fn post<Q: Serialize, A: DeserializeOwned>(&self, path: &str, ask: &Q) -> Result<A, ClientError> {
+        let json = serde_json::to_vec(ask).map_err(|e| ClientError::Transport(e.into()))?;
+        let body = Full::new(Bytes::from(json)).map_err(|never| match never {}).boxed_unsync();
+        self.request(Method::POST, path, body).await
+    }
+
+    async fn request<A: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: RequestBody,
+    ) -> Result<A, ClientError> {
+        let (status, bytes) = self.exchange(method, path, body).await?;
+        if status.is_success() {
+            return serde_json::from_slice(&bytes).map_err(|e| ClientError::Answer(e.to_string()));
+        }
+        match serde_json::from_slice::<api::Error>(&bytes) {
+            Ok(error) => Err(error.into()),
+            Err(_) => Err(ClientError::Answer(format!("status {status}"))),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: RequestBody,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let transport = |error: hyper::Error| ClientError::Transport(error.into());
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unconnected(error))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(transport)?;
+        let connection = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::HOST, "admin")
+            .body(body)
+            .map_err(|e| ClientError::Transport(e.into()))?;
+        let answer = sender.send_request(request).await.map_err(transport)?;
+        let status = answer.status();
+        let bytes = Limited::new(answer.into_body(), ANSWER_LEN_MAX).collect().await;
+        connection.abort();
+        Ok((status, bytes.map_err(ClientError::Transport)?.to_bytes()))
+    }
+
+    fn unconnected(&self, error: io::Error) -> ClientError {
+        let socket = self.socket.clone();
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning { socket },
+            io::ErrorKind::PermissionDenied => ClientError::Denied { socket },
+            _ => ClientError::Transport(error.into()),
+        }
+    }
+}
+
+fn empty() -> RequestBody {
+    http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+fn framed(object: Bytes) -> io::Result<[Bytes; 2]> {
+    let len = u32::try_from(object.len())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "an object is longer than 4 GiB"))?;
+    let mut head = BytesMut::with_capacity(4);
+    head.put_u32_le(len);
+    Ok([head.freeze(), object])
+}
+
+impl From<&Invalid> for api::Code {
+    fn from(invalid: &Invalid) -> api::Code {
+        match invalid {
+            Invalid::Signature | Invalid::Network(_) | Invalid::Key | Invalid::Sponsor => api::Code::Invalid,
+            Invalid::NotYet(_) | Invalid::Expired(_) => api::Code::Expired,
+            Invalid::Revoked => api::Code::Revoked,
+            Invalid::Used(_) | Invalid::Scope(_) => api::Code::NotAllowed,
+            Invalid::Malformed(_) => api::Code::Malformed,
+        }
+    }
+}

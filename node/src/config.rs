@@ -1,0 +1,259 @@
+//! Configuration of the daemon: each part has its own section, everything has a default.
+//!
+//! These are the *raw* forms, as they stand in the file. Unknown keys are errors, so that a typing
+//! error does not silently leave a default in force. [`Config::check`] says what cannot work before
+//! anything is started.
+
+use godwit_core::name::SiteName;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The port on which members listen for each other unless told otherwise.
+pub const PEER_PORT: u16 = 4100;
+
+/// What a member is configured with. Composed of one section per part.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What the member tells about itself.
+    pub node: NodeConfig,
+    /// Connections between members.
+    pub overlay: OverlayConfig,
+    /// Content and records on disk.
+    pub store: StoreConfig,
+    /// How clients are led to nodes.
+    pub map: MapConfig,
+    /// Serving sites. Used by members with the role `node`.
+    pub http: HttpConfig,
+    /// The control endpoint.
+    pub admin: AdminConfig,
+}
+
+/// What the member tells about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeConfig {
+    /// The IPv4 address at which clients reach this host. Not set: the first IPv4 address among
+    /// those listened on; when they are wildcards, the one from which this host reaches the world.
+    pub public_v4: Option<Ipv4Addr>,
+    /// The IPv6 address at which clients reach this host. Not set: as for `public_v4`.
+    pub public_v6: Option<Ipv6Addr>,
+    /// The port under which clients reach the HTTP server, when it differs from the one listened on
+    /// (behind a port mapping, for example).
+    pub http_port: Option<u16>,
+}
+
+/// Connections between members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct OverlayConfig {
+    /// Where to listen for members, over QUIC (UDP) and TCP alike. Port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// Where other members are told to reach this one. Not set: the public addresses of `[node]`
+    /// with the port listened on, or the addresses listened on when they are no wildcards.
+    pub advertise: Vec<SocketAddr>,
+    /// Members to ask first, beside those in the join token and those known from earlier.
+    pub bootstrap: Vec<SocketAddr>,
+}
+
+impl Default for OverlayConfig {
+    fn default() -> OverlayConfig {
+        OverlayConfig {
+            // One dual-stack socket would do on most hosts; hosts without IPv6 refuse it, and two
+            // sockets make it plain in `ss` what is listened on.
+            listen: wildcard(PEER_PORT),
+            advertise: Vec::new(),
+            bootstrap: Vec::new(),
+        }
+    }
+}
+
+/// Content and records on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Memory for the record index, MiB, 16 to 4,096. More helps only with millions of objects.
+    pub cache_mib: u32,
+    /// Superseded versions kept per site, 0 to 100: what a rollback needs no transfer for, and what
+    /// slow clients may still be reading.
+    pub keep_versions: u32,
+    /// Disk for objects of sites that are not kept here but were pulled for clients, MiB, 0 to
+    /// 1,073,741,824. The bound is restored at each collection, and there is one when a quarter of it was pulled
+    /// since the last: what was used longest ago goes.
+    pub cache_disk_mib: u32,
+    /// How often objects that nothing refers to any more are collected, seconds, 10 to 86,400.
+    pub collect_period_secs: u32,
+    /// Objects stay at least so long after they were sent or looked for by a publisher or by
+    /// replication, seconds, 1 to 2,592,000. A publish that takes longer may be refused as
+    /// incomplete, and then sends the rest.
+    pub collect_after_secs: u32,
+}
+
+impl Default for StoreConfig {
+    fn default() -> StoreConfig {
+        StoreConfig {
+            cache_mib: 64,
+            keep_versions: 3,
+            cache_disk_mib: 1024,
+            collect_period_secs: 600,
+            collect_after_secs: 3600,
+        }
+    }
+}
+
+/// How clients are led to nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MapConfig {
+    /// A MaxMind database (mmdb) with locations. Without one, clients are placed by measured
+    /// round-trip times alone. The file is read again when it changes; a broken one is reported and
+    /// the one before stays in force.
+    pub geoip: Option<PathBuf>,
+}
+
+/// Serving sites.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Where to listen for HTTP/1.1 and HTTP/2 without TLS. Port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// Other host names that lead to a site, for example `"www.example.org" = "www"`.
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub hosts: BTreeMap<String, SiteName>,
+    /// Connections served at once, 1 to 1,000,000; further ones wait in the kernel's queue. An idle
+    /// one costs some 20 KB.
+    pub connections_max: u32,
+    /// Connections from one address at once, 1 to 1,000,000; further ones are closed at once.
+    pub connections_per_address_max: u32,
+    /// How long a client may take to send a request's header, and how long it may stay idle between
+    /// requests, milliseconds, 100 to 3,600,000.
+    pub idle_timeout_ms: u64,
+    /// How long a response's next bytes may wait for a client that does not read, milliseconds,
+    /// 100 to 3,600,000.
+    pub write_timeout_ms: u64,
+    /// `Cache-Control` of what is served. The default lets caches keep a copy and makes them ask
+    /// whether it is still current: one round trip to a near node, and never an old page.
+    pub cache_control: String,
+}
+
+impl Default for HttpConfig {
+    fn default() -> HttpConfig {
+        HttpConfig {
+            listen: wildcard(80),
+            hosts: BTreeMap::new(),
+            connections_max: 4096,
+            connections_per_address_max: 1024,
+            idle_timeout_ms: 30_000,
+            write_timeout_ms: 30_000,
+            cache_control: "public, max-age=0, must-revalidate".into(),
+        }
+    }
+}
+
+impl HttpConfig {
+    /// How long a client may be idle.
+    pub fn idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.idle_timeout_ms)
+    }
+
+    /// How long a client may not read.
+    pub fn write_timeout(&self) -> Duration {
+        Duration::from_millis(self.write_timeout_ms)
+    }
+}
+
+/// The control endpoint. The unix socket `admin.sock` in the data directory is always there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminConfig {
+    /// Also answer `/livez`, `/readyz` and `/metrics`, and nothing else, on this TCP address.
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+/// A value that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct BadValue {
+    /// The key, with its section.
+    pub key: &'static str,
+    /// What is wrong with its value.
+    pub problem: String,
+}
+
+impl Config {
+    /// Checks what types cannot: ranges, and values that contradict each other.
+    pub fn check(&self) -> Result<(), BadValue> {
+        within("store.cache_mib", self.store.cache_mib, 16, 4096)?;
+        within("store.keep_versions", self.store.keep_versions, 0, 100)?;
+        within("store.cache_disk_mib", self.store.cache_disk_mib, 0, 1 << 30)?;
+        within("store.collect_period_secs", self.store.collect_period_secs, 10, 86_400)?;
+        within("store.collect_after_secs", self.store.collect_after_secs, 1, 2_592_000)?;
+        within("http.connections_max", self.http.connections_max, 1, 1_000_000)?;
+        within("http.connections_per_address_max", self.http.connections_per_address_max, 1, 1_000_000)?;
+        within("http.idle_timeout_ms", self.http.idle_timeout_ms, 100, 3_600_000)?;
+        within("http.write_timeout_ms", self.http.write_timeout_ms, 100, 3_600_000)?;
+        if http::HeaderValue::from_str(&self.http.cache_control).is_err() {
+            return bad("http.cache_control", "is not the value of a header field".into());
+        }
+        if self.overlay.listen.is_empty() {
+            return bad("overlay.listen", "needs an address: a member must be reachable".into());
+        }
+        if let Some(wildcard) = self.overlay.advertise.iter().find(|address| address.ip().is_unspecified()) {
+            return bad("overlay.advertise", format!("{wildcard} is no address that others can reach"));
+        }
+        if let Some(host) = self.http.hosts.keys().find(|host| host.is_empty() || host.contains([':', '/'])) {
+            return bad("http.hosts", format!("{host:?} is not a host name (no scheme, no port)"));
+        }
+        Ok(())
+    }
+}
+
+fn within<N: PartialOrd + std::fmt::Display>(
+    key: &'static str,
+    value: N,
+    min: N,
+    max: N,
+) -> Result<(), BadValue> {
+    if value < min || value > max {
+        return bad(key, format!("{value} is not between {min} and {max}"));
+    }
+    Ok(())
+}
+
+fn bad(key: &'static str, problem: String) -> Result<(), BadValue> {
+    Err(BadValue { key, problem })
+}
+
+fn wildcard(port: u16) -> Vec<SocketAddr> {
+    [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)]
+        .map(|ip| SocketAddr::new(ip, port))
+        .to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_pass_their_own_check() {
+        assert_eq!(Config::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_errors() {
+        let unknown = serde_json::from_str::<Config>(r#"{"http": {"port": 80}}"#).unwrap_err();
+        assert!(unknown.to_string().contains("unknown field `port`"), "{unknown}");
+        let reserved = serde_json::from_str::<Config>(r#"{"http": {"hosts": {"a.example": "node"}}}"#);
+        assert!(reserved.unwrap_err().to_string().contains("reserved"));
+        let mut config = Config::default();
+        config.http.connections_max = 0;
+        assert_eq!(config.check().unwrap_err().key, "http.connections_max");
+        let mut config = Config::default();
+        config.overlay.advertise = wildcard(4100);
+        assert_eq!(config.check().unwrap_err().key, "overlay.advertise");
+    }
+}

@@ -1,0 +1,55 @@
+//! The HTTP role: serves sites to clients over HTTP/1.1 and HTTP/2 without TLS.
+//!
+//! - pure: [`host`] (which site), [`path`] (which file), [`precondition`] and [`range`] (whether and
+//!   which part), [`media`] (as what);
+//! - [`sites`]: which version; [`serve`]: from request to response; [`body`]: bytes as they are taken;
+//! - [`listen`] and [`socket`]: connections and their limits; [`rtt`]: what they teach about distance.
+
+mod body;
+mod host;
+mod listen;
+mod media;
+mod path;
+mod precondition;
+mod range;
+mod rtt;
+mod serve;
+mod sites;
+mod socket;
+
+pub(crate) use body::{Body, full};
+pub(crate) use listen::{Door, accept, listen};
+pub(crate) use rtt::{Rtts, for_log};
+pub(crate) use serve::Server;
+pub(crate) use sites::Sites;
+
+use crate::config::HttpConfig;
+use crate::content::Content;
+use crate::metrics::HttpMetrics;
+use godwit_core::name::{MemberName, ZoneName};
+use host::Hosts;
+use http::HeaderValue;
+use std::sync::Arc;
+
+impl Server {
+    /// A server of `sites` in `zone`, on the member called `name`.
+    pub(crate) fn new(
+        zone: ZoneName,
+        name: &MemberName,
+        config: &HttpConfig,
+        sites: Arc<Sites>,
+        content: Arc<Content>,
+        metrics: Arc<HttpMetrics>,
+    ) -> Server {
+        let value = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("no-cache"));
+        Server {
+            hosts: Hosts::new(zone, &config.hosts),
+            sites,
+            content,
+            metrics,
+            node: value(name.as_str()),
+            cache_control: value(&config.cache_control),
+            found: serve::FoundCache::default(),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! The daemon: member runtime, replication, HTTP serving, admin endpoint.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use godwit_node::{Config, Runtime, Settings};
+//!
+//! let runtime = Runtime::start(Settings::new("/var/lib/godwit", Config::default())).await?;
+//! println!("serving on {:?}", runtime.http_addresses());
+//! tokio::signal::ctrl_c().await?;
+//! runtime.shutdown().await;
+//! # Ok(()) }
+//! ```
+//!
+//! A shell around the machines of `core`: it waits, feeds, acts.
+//!
+//! - [`runtime`]: everything started and stopped in order; [`datadir`]: what is on the disk;
+//!   [`config`]: what can be set.
+//! - `driver`: the one task that owns the member's machine. Everybody else reads its `snapshot`s
+//!   and sends it commands.
+//! - `replicate`, `repair`, `fetch`, `sink`, `receiving`, `held`: content comes here, whole, and is kept so.
+//! - `collect`, over `roots`, `mark` and `recent`: what nobody needs any more goes.
+//! - `generation`: the map, computed anew after each change.
+//! - `http`, over `content`: clients are served; what is not here is pulled.
+//! - [`admin`]: the operator's endpoint and its client.
+//!
+//! # Trade-offs
+//!
+//! - One task for the machine: a slow disk slows heads down, not pings by more than one commit; no
+//!   lock is held anywhere while something waits.
+//! - Snapshots are copies: a network of a thousand members costs some megabytes for each of the at
+//!   most forty a second. Readers never wait for the machine, nor it for them.
+//! - HTTP is plain hyper, without sendfile: slower than it could be for large files, and the same
+//!   code for HTTP/2 and, later, TLS.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
+pub mod admin;
+pub mod clock;
+mod collect;
+pub mod config;
+mod content;
+pub mod datadir;
+mod driver;
+mod fetch;
+mod generation;
+mod held;
+mod http;
+mod mark;
+mod metrics;
+mod placement;
+mod receiving;
+mod recent;
+mod records;
+mod repair;
+mod replicate;
+mod roots;
+pub mod runtime;
+mod sink;
+mod snapshot;
+
+pub use config::Config;
+pub use metrics::SharedRegistry;
+pub use runtime::{Runtime, Settings, StartError};

@@ -1,0 +1,633 @@
+//! A running member: everything started in order, and stopped in order.
+//!
+//! Start: the data directory (locked, whose is it), the store, what earlier runs left, the sockets,
+//! then the tasks. Whatever fails is told before anything was changed, but for the count of starts.
+//! Stop: say that this member serves no more, let requests end, close connections so that peers
+//! know at once, save the map, close the store.
+
+use crate::admin::{self, Control};
+use crate::clock;
+use crate::collect::Collector;
+use crate::config::{BadValue, Config};
+use crate::content::Content;
+use crate::datadir::{DataDir, DataDirError, Identity, Lock};
+use crate::driver::{Command, Driver};
+use crate::fetch::{Fetcher, StoreHolder};
+use crate::generation::Keeper;
+use crate::held::Held;
+use crate::http::{self, Door, Rtts, Server, Sites};
+use crate::metrics::{Metrics, SharedRegistry};
+use crate::receiving::Receiving;
+use crate::recent::Recent;
+use crate::records::Records;
+use crate::repair;
+use crate::replicate::Replicator;
+use crate::snapshot::Snapshot;
+use godwit_core::admission::Admission;
+use godwit_core::certificate::{Invalid, MemberCertificate, Role};
+use godwit_core::member::{Input, Member, OwnEntry, Timing};
+use godwit_core::record::Record;
+use godwit_overlay::{Limits, Overlay, Paths};
+use godwit_store::{OpenError, Options, Store, StoreError};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Commands waiting for the machine; it takes one in microseconds.
+const COMMANDS_MAX: usize = 1024;
+
+/// Join requests waiting for it.
+const SPONSORS_MAX: usize = 16;
+
+/// Uploads at once, each with some megabytes, and a whole object of up to 64 MiB, in memory.
+const UPLOADS_MAX: usize = 8;
+
+/// A member that stops serves on for so long after it has said so: time enough for the word to cross
+/// an ocean, and for the others to answer by it.
+const LEAVE: Duration = Duration::from_millis(500);
+
+/// Requests under way may take so long to end when the daemon stops.
+const STOP_MAX: Duration = Duration::from_secs(8);
+
+/// How often load and client round-trip times are told to the machine.
+const LOAD_PERIOD: Duration = Duration::from_secs(1);
+const RTTS_PERIOD: Duration = Duration::from_secs(5);
+
+/// What a member is started with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its data directory; it must have joined.
+    pub data_dir: PathBuf,
+    /// Its configuration.
+    pub config: Config,
+    /// The machine's periods; other than the defaults only in tests.
+    pub timing: Timing,
+}
+
+impl Settings {
+    /// The member in `data_dir`, configured so.
+    pub fn new(data_dir: impl Into<PathBuf>, config: Config) -> Settings {
+        Settings { data_dir: data_dir.into(), config, timing: Timing::default() }
+    }
+}
+
+/// Why a member was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A value in the configuration cannot work.
+    #[error(transparent)]
+    Config(#[from] BadValue),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The certificate does not hold now.
+    #[error("this member's certificate cannot be used")]
+    Certificate(#[source] Invalid),
+    /// The store cannot be opened.
+    #[error("the store cannot be opened")]
+    Open(#[from] OpenError),
+    /// What the store keeps cannot be read.
+    #[error("the store cannot be read")]
+    Store(#[from] StoreError),
+    /// No connections with members can be made.
+    #[error("connections with members cannot be made")]
+    Overlay(#[from] godwit_overlay::StartError),
+    /// An address cannot be listened on: in use, of another host, or a port for the privileged.
+    #[error("cannot listen on {address} ({purpose}){}", hint(.source))]
+    Listen {
+        /// Where.
+        address: String,
+        /// For what.
+        purpose: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => ": another program listens there; stop it or configure another port",
+        io::ErrorKind::PermissionDenied => ": ports below 1024 need CAP_NET_BIND_SERVICE or root",
+        io::ErrorKind::AddrNotAvailable => ": it is no address of this host",
+        _ => "",
+    }
+}
+
+/// A running member. Dropping it without [`Runtime::shutdown`] ends its tasks as a crash would, only
+/// politer: what was acknowledged is durable either way.
+pub struct Runtime {
+    identity: Identity,
+    dir: DataDir,
+    overlay: Overlay,
+    http: Vec<SocketAddr>,
+    metrics_address: Option<SocketAddr>,
+    generation: godwit_map::Shared,
+    registry: SharedRegistry,
+    commands: mpsc::Sender<Command>,
+    reload: Arc<Notify>,
+    stops: Stops,
+    clients: TaskTracker,
+    tasks: TaskTracker,
+    store: Store,
+    _lock: Lock,
+}
+
+/// What ends first and what ends last.
+struct Stops {
+    /// Serving clients and operators.
+    serving: CancellationToken,
+    /// Everything else.
+    all: CancellationToken,
+}
+
+impl Drop for Stops {
+    fn drop(&mut self) {
+        self.serving.cancel();
+        self.all.cancel();
+    }
+}
+
+impl Runtime {
+    /// Starts the member. When this returns it listens, and answers from what it knew before.
+    pub async fn start(settings: Settings) -> Result<Runtime, StartError> {
+        let Settings { data_dir, config, timing } = settings;
+        config.check()?;
+        let dir = DataDir::new(data_dir);
+        let identity = dir.identity()?;
+        let lock = dir.lock()?;
+        let grant = identity.certificate.grant().clone();
+        grant.validity.check(clock::now()).map_err(StartError::Certificate)?;
+        let metrics = Arc::new(Metrics::new());
+        let store = open_store(&dir, &config, &identity).await?;
+
+        // Sockets before the count of starts: a port in use shall leave nothing behind.
+        let http_sockets = match identity.certificate.has_role(Role::Node) {
+            true => bind_all(&config.http.listen, "http")?,
+            false => Vec::new(),
+        };
+        let metrics_socket = match config.admin.metrics_listen {
+            Some(address) => Some(bind(address, "metrics")?),
+            None => None,
+        };
+        let incarnation = dir.next_incarnation()?;
+
+        let records = Records::new(store.clone());
+        let persisted = blocking({
+            let records = Records::new(store.clone());
+            move || records.load()
+        })
+        .await?;
+        let admission = first_admission(&identity.certificate, &persisted);
+        let (sponsor, sponsors) = mpsc::channel(SPONSORS_MAX);
+        let (overlay, events) = godwit_overlay::start(godwit_overlay::Config {
+            key: identity.key.clone(),
+            certificate: identity.certificate.clone(),
+            epoch: incarnation,
+            listen: config.overlay.listen.clone(),
+            admission: admission.clone(),
+            sponsor: Some(sponsor),
+            holder: Some(Arc::new(StoreHolder { store: store.clone() })),
+            clock: Arc::new(clock::now),
+            limits: Limits::default(),
+            paths: Paths::default(),
+        })
+        .await?;
+
+        let http_addresses = addresses_of(&http_sockets)?;
+        let own = own_entry(&config, overlay.addresses(), &http_addresses);
+        tracing::info!(
+            peer = ?overlay.addresses(), http = ?http_addresses, v4 = ?own.public_v4, v6 = ?own.public_v6,
+            advertised = ?own.peer_addresses, "listening"
+        );
+        let member = Member::new(
+            clock::now(),
+            godwit_core::member::Config {
+                network: grant.network,
+                zone: grant.zone.clone(),
+                key: identity.key.clone(),
+                certificate: identity.certificate.clone(),
+                incarnation,
+                seed: rand::random(),
+                own,
+                timing,
+            },
+            persisted,
+        );
+
+        let stops = Stops { serving: CancellationToken::new(), all: CancellationToken::new() };
+        let (clients, tasks) = (TaskTracker::new(), TaskTracker::new());
+        let (commands, orders) = mpsc::channel(COMMANDS_MAX);
+        let (snapshots, snapshot) = watch::channel(Arc::new(Snapshot::of(clock::now(), &member)));
+        let recent = Arc::new(Recent::new(u64::from(config.store.cache_disk_mib) << 20));
+        let fetcher = Arc::new(Fetcher {
+            store: store.clone(),
+            overlay: overlay.clone(),
+            metrics: metrics.clone(),
+            recent: recent.clone(),
+            receiving: Arc::new(Receiving::default()),
+            partial: Mutex::default(),
+        });
+        let content = Arc::new(Content::new(
+            store.clone(),
+            fetcher.clone(),
+            snapshot.clone(),
+            metrics.clone(),
+            recent.clone(),
+        ));
+        let sites = Arc::new(Sites::default());
+        let held = Arc::new(
+            blocking({
+                let (store, commands, sites) = (store.clone(), commands.clone(), sites.clone());
+                move || Held::load(store, commands, sites, config.store.keep_versions)
+            })
+            .await?,
+        );
+        let keeper = blocking({
+            let (zone, dir, geoip) = (grant.zone.clone(), dir.clone(), config.map.geoip.clone());
+            let metrics = metrics.clone();
+            move || Ok::<_, StoreError>(Keeper::load(zone, dir, geoip, metrics))
+        })
+        .await?;
+        let generation = keeper.shared();
+
+        let driver = Driver {
+            member,
+            key: identity.key.clone(),
+            overlay: overlay.clone(),
+            events,
+            commands: orders,
+            sponsors,
+            records,
+            snapshots,
+            metrics: metrics.clone(),
+            admission,
+            stop: stops.all.clone(),
+            tasks: tasks.clone(),
+        };
+        tasks.spawn(driver.run());
+        let reload = Arc::new(Notify::new());
+        tasks.spawn(keeper.run(snapshot.clone(), reload.clone(), stops.all.clone()));
+        let damaged = Arc::new(Notify::new());
+        tasks.spawn(repair::repair(
+            store.clone(),
+            content.clone(),
+            fetcher.clone(),
+            snapshot.clone(),
+            damaged.clone(),
+            stops.all.clone(),
+        ));
+        tasks.spawn(repair::scrub(store.clone(), stops.all.clone()));
+        let (collect, collecting) = mpsc::channel(1);
+        let replicator = Replicator {
+            own: identity.key.public(),
+            store: store.clone(),
+            fetcher,
+            held: held.clone(),
+            sites: sites.clone(),
+            snapshots: snapshot.clone(),
+            recent: recent.clone(),
+            collecting,
+            damaged,
+            stop: stops.all.clone(),
+        };
+        replicator.serve_now();
+        held.tell_all().await;
+        tasks.spawn(replicator.run());
+        let collector = Arc::new(Collector {
+            own: identity.key.public(),
+            store: store.clone(),
+            held: held.clone(),
+            sites: sites.clone(),
+            content: content.clone(),
+            recent,
+            snapshots: snapshot.clone(),
+            replication: collect,
+            metrics: metrics.clone(),
+            after: Duration::from_secs(config.store.collect_after_secs.into()),
+            cache_bytes: u64::from(config.store.cache_disk_mib) << 20,
+            turn: tokio::sync::Mutex::new(()),
+            stop: stops.all.clone(),
+        });
+        let period = Duration::from_secs(config.store.collect_period_secs.into());
+        tasks.spawn(collector.clone().run(period));
+
+        let server = Server::new(
+            grant.zone.clone(),
+            &grant.name,
+            &config.http,
+            sites,
+            content.clone(),
+            metrics.http.clone(),
+        );
+        let rtts = Arc::new(Rtts::default());
+        let door =
+            Arc::new(Door::new(Arc::new(server), config.http.clone(), rtts.clone(), metrics.http.clone()));
+        for socket in http_sockets {
+            tasks.spawn(http::accept(socket, door.clone(), stops.serving.clone(), clients.clone()));
+        }
+        tasks.spawn(tell_load(door, rtts, commands.clone(), stops.all.clone()));
+
+        let control = Arc::new(Control {
+            network: grant.network,
+            zone: grant.zone.clone(),
+            own: identity.key.public(),
+            incarnation,
+            started: Instant::now(),
+            snapshots: snapshot,
+            commands: commands.clone(),
+            content,
+            held,
+            collector,
+            generation: generation.clone(),
+            metrics: metrics.clone(),
+            uploads: Semaphore::new(UPLOADS_MAX),
+            stop: stops.serving.clone(),
+        });
+        let admin = bind_admin(&dir)?;
+        tasks.spawn(admin::serve_unix(admin, control.clone(), clients.clone()));
+        let metrics_address = match &metrics_socket {
+            Some(socket) => addresses_of(std::slice::from_ref(socket))?.first().copied(),
+            None => None,
+        };
+        if let Some(socket) = metrics_socket {
+            tasks.spawn(admin::serve_tcp(socket, control, clients.clone()));
+        }
+
+        let mut bootstrap = dir.bootstrap()?;
+        bootstrap.extend(&config.overlay.bootstrap);
+        bootstrap.retain(|address| !overlay.addresses().contains(address));
+        // The machine has just been started and its queue is empty.
+        let _ = commands.send(Command::Input(Input::Bootstrap(bootstrap))).await;
+        let _ = commands.send(Command::Input(Input::Ready(true))).await;
+        Ok(Runtime {
+            identity,
+            dir,
+            overlay,
+            http: http_addresses,
+            metrics_address,
+            generation,
+            registry: metrics.registry(),
+            commands,
+            reload,
+            stops,
+            clients,
+            tasks,
+            store,
+            _lock: lock,
+        })
+    }
+
+    /// Who the member is.
+    pub fn certificate(&self) -> &MemberCertificate {
+        &self.identity.certificate
+    }
+
+    /// The present generation of the map, for whoever answers from it.
+    pub fn generation(&self) -> godwit_map::Shared {
+        self.generation.clone()
+    }
+
+    /// Where metrics are registered.
+    pub fn registry(&self) -> SharedRegistry {
+        self.registry.clone()
+    }
+
+    /// Where it listens for members, ports filled in.
+    pub fn peer_addresses(&self) -> &[SocketAddr] {
+        self.overlay.addresses()
+    }
+
+    /// Where it listens for clients, ports filled in; none for members that are no nodes.
+    pub fn http_addresses(&self) -> &[SocketAddr] {
+        &self.http
+    }
+
+    /// Where it answers monitors over TCP, if it was asked to.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
+    }
+
+    /// A client of its control endpoint.
+    pub fn client(&self) -> admin::Client {
+        admin::Client::new(self.dir.admin_socket())
+    }
+
+    /// Reads the GeoIP database again; a broken one leaves the one in use.
+    pub fn reload(&self) {
+        self.reload.notify_one();
+    }
+
+    /// Stops: requests under way end first, for at most some seconds.
+    pub async fn shutdown(self) {
+        let _ = self.commands.send(Command::Input(Input::Ready(false))).await;
+        // The others hear of it while clients that they still send are served.
+        if !self.overlay.peers().is_empty() {
+            tokio::time::sleep(LEAVE).await;
+        }
+        self.stops.serving.cancel();
+        self.clients.close();
+        if tokio::time::timeout(STOP_MAX, self.clients.wait()).await.is_err() {
+            tracing::info!(connections = self.clients.len(), "some clients did not end in time");
+        }
+        self.stops.all.cancel();
+        self.overlay.shutdown().await;
+        self.tasks.close();
+        if tokio::time::timeout(STOP_MAX, self.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.tasks.len(), "some tasks did not end in time");
+        }
+        if let Err(error) = self.store.sync().await {
+            tracing::warn!(%error, "the store could not be synced");
+        }
+        // A socket left behind is removed at the next start as well.
+        let _ = std::fs::remove_file(self.dir.admin_socket());
+        tracing::info!("stopped");
+    }
+}
+
+async fn open_store(dir: &DataDir, config: &Config, identity: &Identity) -> Result<Store, StartError> {
+    let mut options = Options::new(identity.key.public());
+    options.cache_bytes = u64::from(config.store.cache_mib) << 20;
+    let path = dir.store();
+    let opened = tokio::task::spawn_blocking(move || Store::open(&path, options)).await;
+    let (store, report) = opened
+        .map_err(|error| StoreError::Io { what: "opening the store".into(), why: error.to_string() })??;
+    if let Some(rebuilt) = &report.rebuilt {
+        tracing::warn!(why = rebuilt.why, set_aside = ?rebuilt.set_aside, "the store's index was rebuilt");
+    }
+    tracing::info!(objects = report.objects, lost = report.lost.len(), "the store is open");
+    Ok(store)
+}
+
+async fn blocking<T: Send + 'static, E: Into<StartError> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, StartError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Whom to admit until the machine has said so: its own word comes within the first turn.
+fn first_admission(own: &MemberCertificate, persisted: &[Record]) -> Admission {
+    let mut admission = Admission { network: Some(own.grant().network), ..Admission::default() };
+    admission.members.insert(own.grant().serial, own.member());
+    for record in persisted {
+        match record {
+            Record::Member(certificate) => {
+                admission.members.insert(certificate.grant().serial, certificate.member());
+            }
+            Record::Revocation(revocation) => {
+                admission.revoked.insert(revocation.serial);
+            }
+            _ => {}
+        }
+    }
+    admission
+}
+
+/// What the member says of itself: as configured, or as far as its sockets tell.
+fn own_entry(config: &Config, peer: &[SocketAddr], http: &[SocketAddr]) -> OwnEntry {
+    let listened = || http.iter().chain(peer).map(SocketAddr::ip).filter(|ip| !ip.is_unspecified());
+    let v4 = |ip: IpAddr| if let IpAddr::V4(v4) = ip { Some(v4) } else { None };
+    let v6 = |ip: IpAddr| if let IpAddr::V6(v6) = ip { Some(v6) } else { None };
+    let wildcard = |is_v4: bool| {
+        http.iter().chain(peer).any(|address| address.ip().is_unspecified() && address.is_ipv4() == is_v4)
+    };
+    let public_v4 = config
+        .node
+        .public_v4
+        .or_else(|| listened().find_map(v4))
+        .or_else(|| source_v4().filter(|_| wildcard(true)));
+    let public_v6 = config
+        .node
+        .public_v6
+        .or_else(|| listened().find_map(v6))
+        .or_else(|| source_v6().filter(|_| wildcard(false)));
+    let reached = |address: &SocketAddr| {
+        let ip = match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => public_v4.map(IpAddr::V4),
+            IpAddr::V6(ip) if ip.is_unspecified() => public_v6.map(IpAddr::V6),
+            ip => Some(ip),
+        };
+        ip.map(|ip| SocketAddr::new(ip, address.port()))
+    };
+    let peer_addresses = match config.overlay.advertise.is_empty() {
+        true => peer.iter().filter_map(reached).collect(),
+        false => config.overlay.advertise.clone(),
+    };
+    OwnEntry {
+        peer_addresses,
+        public_v4,
+        public_v6,
+        http_port: config.node.http_port.or_else(|| http.first().map(SocketAddr::port)),
+        software: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// The address from which this host reaches the world; asking the kernel sends nothing.
+fn source_v4() -> Option<Ipv4Addr> {
+    // 192.0.2.0/24 and 2001:db8::/32 are for documentation: routed like the rest of the world.
+    match source("0.0.0.0:0", "192.0.2.1:9")? {
+        IpAddr::V4(ip) if !ip.is_loopback() => Some(ip),
+        _ => None,
+    }
+}
+
+fn source_v6() -> Option<Ipv6Addr> {
+    match source("[::]:0", "[2001:db8::1]:9")? {
+        IpAddr::V6(ip) if !ip.is_loopback() && !ip.is_unicast_link_local() => Some(ip),
+        _ => None,
+    }
+}
+
+fn source(from: &str, to: &str) -> Option<IpAddr> {
+    let socket = UdpSocket::bind(from).ok()?;
+    socket.connect(to).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+fn bind_all(addresses: &[SocketAddr], purpose: &'static str) -> Result<Vec<TcpListener>, StartError> {
+    let mut sockets = Vec::new();
+    for address in addresses {
+        match bind(*address, purpose) {
+            Ok(socket) => sockets.push(socket),
+            // A host without IPv6 still has the other wildcard.
+            Err(StartError::Listen { source, .. })
+                if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+                    && !sockets.is_empty()
+                    && source.kind() != io::ErrorKind::AddrInUse =>
+            {
+                tracing::info!(%address, error = %source, "not listening on this address");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sockets)
+}
+
+fn bind(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, StartError> {
+    let failed = |source| StartError::Listen { address: address.to_string(), purpose, source };
+    http::listen(address).map_err(failed)
+}
+
+fn addresses_of(sockets: &[TcpListener]) -> Result<Vec<SocketAddr>, StartError> {
+    let failed =
+        |source| StartError::Listen { address: "an open socket".into(), purpose: "its address", source };
+    sockets.iter().map(|socket| socket.local_addr().map_err(failed)).collect()
+}
+
+/// The control socket. One left by a crash is in the way, and nobody's: the directory is locked.
+fn bind_admin(dir: &DataDir) -> Result<UnixListener, StartError> {
+    use std::os::unix::fs::PermissionsExt;
+    let path = dir.admin_socket();
+    let _ = std::fs::remove_file(&path);
+    let listen = || -> io::Result<UnixListener> {
+        let socket = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(socket)
+    };
+    listen().map_err(|source| StartError::Listen {
+        address: path.display().to_string(),
+        purpose: "control socket",
+        source,
+    })
+}
+
+/// Tells the machine how busy this member is and how far its clients are.
+async fn tell_load(
+    door: Arc<Door>,
+    rtts: Arc<Rtts>,
+    commands: mpsc::Sender<Command>,
+    stop: CancellationToken,
+) {
+    let mut load_at = tokio::time::interval(LOAD_PERIOD);
+    let mut rtts_at = tokio::time::interval(RTTS_PERIOD);
+    let mut told = (0, Vec::new());
+    loop {
+        let input = tokio::select! {
+            () = stop.cancelled() => return,
+            _ = load_at.tick() => {
+                let load = door.load_permille();
+                // Small changes are not worth a record to everybody.
+                if load.abs_diff(told.0) < 50 { continue }
+                told.0 = load;
+                Input::Load(load)
+            }
+            _ = rtts_at.tick() => {
+                let recent = rtts.recent();
+                if recent == told.1 { continue }
+                told.1.clone_from(&recent);
+                Input::ClientRtts(recent)
+            }
+        };
+        if commands.send(Command::Input(input)).await.is_err() {
+            return;
+        }
+    }
+}

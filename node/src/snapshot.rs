@@ -1,0 +1,165 @@
+//! What the member knew at one moment, for everybody but its machine.
+//!
+//! The machine lives in one task; status, map, replication and the HTTP role read this copy
+//! instead. It is made at most every few dozen milliseconds, and at once when a head was submitted,
+//! so that who has just published sees the new version.
+
+use godwit_core::certificate::{MemberCertificate, Role};
+use godwit_core::content::{SiteVersion, VersionNumber};
+use godwit_core::key::MemberId;
+use godwit_core::member::{Member, MemberView, State};
+use godwit_core::name::SiteName;
+use godwit_core::record::RosterEntry;
+use godwit_core::time::Time;
+use godwit_map::{Health, Inputs, MemberInput, SiteInput};
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// What the member knew at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Snapshot {
+    /// When.
+    pub(crate) time: Time,
+    /// All members, by key.
+    pub(crate) members: BTreeMap<MemberId, Known>,
+    /// The newest version of each site.
+    pub(crate) sites: BTreeMap<SiteName, SiteVersion>,
+    /// Client round-trip times, by who measured them.
+    pub(crate) observations: Vec<(MemberId, Vec<(IpNet, u32)>)>,
+}
+
+/// What was known of a member.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) certificate: MemberCertificate,
+    pub(crate) entry: Option<RosterEntry>,
+    pub(crate) state: State,
+    pub(crate) draining: bool,
+    pub(crate) own: bool,
+    pub(crate) connected: bool,
+    pub(crate) rtt_us: Option<u32>,
+}
+
+impl Snapshot {
+    /// What `member` knows now.
+    pub(crate) fn of(now: Time, member: &Member) -> Snapshot {
+        let view = member.view();
+        Snapshot {
+            time: now,
+            members: view.members().map(|member| (member.certificate.member(), Known::of(&member))).collect(),
+            sites: view.sites().map(|version| (version.site.clone(), version.clone())).collect(),
+            observations: view.observations().map(|(by, rtts)| (by, rtts.to_vec())).collect(),
+        }
+    }
+
+    /// The nodes that content is placed on: not the revoked or expired ones. One that is merely
+    /// out of reach keeps its place, or every restart would move a network's content about.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (&MemberId, &Known)> {
+        self.members.iter().filter(|(_, known)| {
+            known.certificate.has_role(Role::Node) && !matches!(known.state, State::Revoked | State::Expired)
+        })
+    }
+
+    /// The members in reach that hold this version of a site or a later one, which has most of its
+    /// objects; the exact version first, then the nearest.
+    pub(crate) fn holders(&self, site: &SiteName, number: VersionNumber) -> Vec<MemberId> {
+        let mut holders: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(_, known)| !known.own && matches!(known.state, State::Alive | State::Suspect))
+            .filter_map(|(id, known)| Some((id, known, known.held(site)?)))
+            .filter(|(_, _, held)| *held >= number)
+            .map(|(id, known, held)| (held != number, known.rtt_us.unwrap_or(u32::MAX), *id))
+            .collect();
+        holders.sort();
+        holders.into_iter().map(|(_, _, id)| id).collect()
+    }
+
+    /// Where a member says that peers reach it.
+    pub(crate) fn addresses(&self, member: &MemberId) -> Vec<SocketAddr> {
+        let entry = self.members.get(member).and_then(|known| known.entry.as_ref());
+        entry.map(|entry| entry.peer_addresses.clone()).unwrap_or_default()
+    }
+
+    /// The other members in reach, nearest first, and where they are.
+    pub(crate) fn reachable(&self) -> Vec<(MemberId, Vec<SocketAddr>)> {
+        let alive = |known: &Known| !known.own && matches!(known.state, State::Alive | State::Suspect);
+        let mut members: Vec<_> = self.members.iter().filter(|(_, known)| alive(known)).collect();
+        members.sort_by_key(|(id, known)| (known.rtt_us.unwrap_or(u32::MAX), **id));
+        members.into_iter().map(|(id, _)| (*id, self.addresses(id))).collect()
+    }
+
+    /// Whether the member's word about itself is known.
+    pub(crate) fn is_heard(&self, member: &MemberId) -> bool {
+        self.members.get(member).is_some_and(|known| known.entry.is_some())
+    }
+
+    /// What the map is computed from.
+    pub(crate) fn inputs(&self, zone: &godwit_core::name::ZoneName, number: u64) -> Inputs {
+        let flat = |(by, rtts): &(MemberId, Vec<(IpNet, u32)>)| {
+            let by = *by;
+            rtts.iter().map(move |(net, micros)| (by, *net, *micros)).collect::<Vec<_>>()
+        };
+        Inputs {
+            zone: zone.clone(),
+            time: self.time,
+            number,
+            members: self.members.values().map(Known::input).collect(),
+            sites: self
+                .sites
+                .values()
+                .map(|version| SiteInput { site: version.site.clone(), number: version.number })
+                .collect(),
+            observations: self.observations.iter().flat_map(flat).collect(),
+        }
+    }
+}
+
+impl Known {
+    fn of(view: &MemberView<'_>) -> Known {
+        Known {
+            certificate: view.certificate.clone(),
+            entry: view.entry.cloned(),
+            state: view.state,
+            draining: view.draining,
+            own: view.own,
+            connected: view.connected,
+            rtt_us: view.rtt_us,
+        }
+    }
+
+    /// The version of a site that it says it holds.
+    pub(crate) fn held(&self, site: &SiteName) -> Option<VersionNumber> {
+        let held = &self.entry.as_ref()?.held;
+        held.iter().find(|(name, _)| name == site).map(|(_, number)| *number)
+    }
+
+    fn input(&self) -> MemberInput {
+        let grant = self.certificate.grant();
+        let entry = self.entry.as_ref();
+        MemberInput {
+            id: self.certificate.member(),
+            serial: grant.serial,
+            name: grant.name.clone(),
+            region: grant.region.clone(),
+            place: grant.place,
+            roles: grant.roles.clone(),
+            state: match self.state {
+                State::Alive => Health::Alive,
+                State::Suspect => Health::Suspect,
+                State::Unreachable => Health::Unreachable,
+                State::Unknown | State::Revoked | State::Expired => Health::Unknown,
+            },
+            draining: self.draining,
+            ready: entry.is_some_and(|entry| entry.ready),
+            load_permille: entry.map_or(0, |entry| entry.load_permille),
+            public_v4: entry.and_then(|entry| entry.public_v4),
+            public_v6: entry.and_then(|entry| entry.public_v6),
+            http_port: entry.and_then(|entry| entry.http_port),
+            held: entry.map(|entry| entry.held.clone()).unwrap_or_default(),
+            peer_rtts: entry.map(|entry| entry.peer_rtts.clone()).unwrap_or_default(),
+            certified: !matches!(self.state, State::Revoked | State::Expired),
+        }
+    }
+}
