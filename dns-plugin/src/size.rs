@@ -1,0 +1,71 @@
+//! How long a reply may be.
+//!
+//! Over UDP a reply goes to whoever the packet claims to be from, so it must not be worth forging
+//! one: optional records (glue, replicas after the first) are left out beyond 3.2 times the query,
+//! and a reply longer than the client or 1,232 octets allow goes empty with TC, to be asked for
+//! again over TCP.
+
+use crate::answer::Reply;
+use hickory_server::proto::rr::{Name, RData, Record};
+
+/// Optional records stay within so many tenths of the query's length: what three replicas' IPv4
+/// addresses cost at the shortest common names, and what other authoritative servers do.
+const AMPLIFICATION_TENTHS_MAX: usize = 32;
+/// Length of an OPT record without options.
+const OPT_LEN: usize = 11;
+/// Length of a client subnet option at most.
+const SUBNET_LEN_MAX: usize = 4 + 4 + 16;
+
+/// Lengths that bound a reply over UDP, octets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Of the query.
+    pub(crate) query: usize,
+    /// Of the question section with the header.
+    pub(crate) question: usize,
+    /// Whether an OPT record goes with the reply.
+    pub(crate) edns: bool,
+    /// What the client takes.
+    pub(crate) payload: usize,
+}
+
+/// Shortens `reply` until it fits; `false` when it cannot, and goes empty with TC.
+pub(crate) fn fit(reply: &mut Reply, origin: &Name, bounds: Bounds) -> bool {
+    let fixed = bounds.question + if bounds.edns { OPT_LEN + SUBNET_LEN_MAX } else { 0 };
+    let section = |records: &[Record]| records.iter().map(|record| len(record, origin)).sum::<usize>();
+    let total = |reply: &Reply| {
+        fixed + section(&reply.answers) + section(&reply.authority) + section(&reply.additional)
+    };
+    let modest = bounds.query * AMPLIFICATION_TENTHS_MAX / 10;
+    while total(reply) > modest.min(bounds.payload) && reply.additional.pop().is_some() {}
+    let optional =
+        matches!(reply.answers.first().map(|record| &record.data), Some(RData::A(_) | RData::AAAA(_)));
+    while optional && total(reply) > modest.min(bounds.payload) && reply.answers.len() > 1 {
+        reply.answers.pop();
+    }
+    if total(reply) <= bounds.payload {
+        return true;
+    }
+    reply.answers.clear();
+    reply.authority.clear();
+    reply.additional.clear();
+    false
+}
+
+/// How long a record is at most in a reply to a question in the zone: names end in a pointer to
+/// the zone's name in the question.
+fn len(record: &Record, origin: &Name) -> usize {
+    let name = |name: &Name| name.len().saturating_sub(origin.len()) + 2;
+    let data = match &record.data {
+        RData::A(_) => 4,
+        RData::AAAA(_) => 16,
+        RData::NS(ns) => name(&ns.0),
+        RData::SOA(soa) => name(&soa.mname) + name(&soa.rname) + 20,
+        RData::HINFO(hinfo) => 2 + hinfo.cpu.len() + hinfo.os.len(),
+        // Nothing else is made here; were it, it would be counted as too long for anything.
+        _ => usize::from(u16::MAX),
+    };
+    // The owner is the question's name or the zone, which are a pointer, or a node's name.
+    let owner = name(&record.name).min(2 + 64 + 5);
+    owner + 10 + data
+}
