@@ -1,0 +1,73 @@
+//! A redirector for a made-up network, to point `dig` or a load generator at.
+//!
+//! ```text
+//! cargo run -p godwit-redirector --example made_up -- 127.0.0.1:5300
+//! dig @127.0.0.1 -p 5300 www.edge.example.org +subnet=203.0.113.0/24
+//! ```
+
+use godwit_core::certificate::{Role, Serial};
+use godwit_core::content::VersionNumber;
+use godwit_core::geo::Coordinates;
+use godwit_core::key::SecretKey;
+use godwit_map::{Generation, GeoDb, Health, Inputs, MemberInput, SiteInput};
+use godwit_redirector::{Config, Redirector};
+use prometheus_client::registry::Registry;
+use std::error::Error;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+const CITIES: [(&str, f64, f64); 4] = [
+    ("paris", 48.86, 2.35),
+    ("tokyo", 35.69, 139.69),
+    ("new-york", 40.71, -74.01),
+    ("sydney", -33.87, 151.21),
+];
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:5300".to_owned()).parse()?;
+    let members: Result<Vec<_>, _> = CITIES.iter().zip(1..).map(|(city, n)| member(city, n)).collect();
+    let inputs = Inputs {
+        members: members?,
+        sites: vec![SiteInput { site: "www".parse()?, number: VersionNumber(1) }],
+        ..Inputs::new("edge.example.org".parse()?)
+    };
+    // Paris has a /24 and Tokyo half of one; all others are unknown.
+    let place = |city: usize| Coordinates::new(CITIES[city].1, CITIES[city].2);
+    let geo = GeoDb::from_networks([
+        ("203.0.113.0/24".parse()?, place(0)?),
+        ("198.51.100.0/25".parse()?, place(1)?),
+    ]);
+    let generation = Arc::new(arc_swap::ArcSwap::from_pointee(Generation::compute(&inputs, &geo, None)));
+    let mut registry = Registry::default();
+    let config = Config { listen: vec![listen], ..Config::default() };
+    let running = Redirector::start(config, generation, &mut registry).await?;
+    println!("edge.example.org on {:?}; Ctrl-C stops", running.addresses());
+    tokio::signal::ctrl_c().await?;
+    running.shutdown().await;
+    let mut metrics = String::new();
+    prometheus_client::encoding::text::encode(&mut metrics, &registry)?;
+    println!("{metrics}");
+    Ok(())
+}
+
+fn member(city: &(&str, f64, f64), n: u8) -> Result<MemberInput, Box<dyn Error>> {
+    Ok(MemberInput {
+        id: SecretKey::from_seed(&[n; 32]).public(),
+        serial: Serial(u64::from(n)),
+        name: city.0.parse()?,
+        region: city.0.parse()?,
+        place: Some(Coordinates::new(city.1, city.2)?),
+        roles: vec![Role::Node, Role::Redirector],
+        state: Health::Alive,
+        draining: false,
+        ready: true,
+        load_permille: 0,
+        public_v4: Some(Ipv4Addr::new(198, 18, 0, n)),
+        public_v6: Some(Ipv6Addr::new(0xfd67, 0, 0, 0, 0, 0, 0, u16::from(n))),
+        http_port: Some(80),
+        held: vec![("www".parse()?, VersionNumber(1))],
+        peer_rtts: Vec::new(),
+        certified: true,
+    })
+}
