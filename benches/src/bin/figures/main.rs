@@ -1,0 +1,90 @@
+//! The figures that godwit promises, measured on its own testbed: real processes, real sockets,
+//! delays between regions.
+//!
+//! ```text
+//! cargo build --release && cargo run --release -p godwit-benches --bin figures -- failover
+//! ```
+//!
+//! Each subcommand brings its own testbed up in a directory of its own and takes it down again.
+//! What needs a process inside a host's network runs this same program there, through
+//! `godwit testbed exec HOST -- figures …`, so that no other tool is needed.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+mod bed;
+mod dns;
+mod failover;
+mod http;
+mod join;
+mod publish;
+mod quality;
+mod soak;
+mod startup;
+mod summary;
+mod tree;
+
+/// Measures godwit's promised figures on the local testbed.
+#[derive(Parser)]
+#[command(name = "figures")]
+struct Arguments {
+    /// The godwit binary to measure; by default the one beside this program.
+    #[arg(long, global = true)]
+    godwit: Option<PathBuf>,
+    #[command(subcommand)]
+    figure: Figure,
+}
+
+#[derive(Subcommand)]
+enum Figure {
+    /// Seconds until six regions are up and answering.
+    Startup(startup::Options),
+    /// Seconds from `join` to the first request served by the new member.
+    Join(join::Options),
+    /// Seconds from kill -9 of a node until no answer names it, and how long clients fail.
+    Failover(failover::Options),
+    /// Rate of a publish to several replicas over long links, and of a second, small one.
+    Publish(publish::Options),
+    /// Random kill -9 of nodes during publishes: is every acknowledged file there?
+    Soak(soak::Options),
+    /// RTT to the node that the names lead to, less RTT to the best, from every client host.
+    Quality(quality::Options),
+    /// Runs inside a host: asks for a name again and again and prints what came.
+    #[command(hide = true)]
+    WatchName(dns::WatchOptions),
+    /// Runs inside a host: fetches a URL again and again and prints what came.
+    #[command(hide = true)]
+    WatchSite(http::WatchOptions),
+    /// Runs inside a host: checks every file of a published directory.
+    #[command(hide = true)]
+    VerifySite(http::VerifyOptions),
+    /// Runs inside a host: fetches one file from a node named by its address.
+    #[command(hide = true)]
+    FetchFrom(http::FetchOptions),
+    /// Runs inside a host: asks until a node answers.
+    #[command(hide = true)]
+    FirstAnswer(join::FirstOptions),
+    /// Runs inside a client host: where does the name lead, and how far are all nodes?
+    #[command(hide = true)]
+    ProbeNodes(quality::ProbeOptions),
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let bed = bed::Tool::find(arguments.godwit)?;
+    match arguments.figure {
+        Figure::Startup(options) => startup::run(&bed, options),
+        Figure::Join(options) => join::run(&bed, options),
+        Figure::Failover(options) => failover::run(&bed, options),
+        Figure::Publish(options) => publish::run(&bed, options),
+        Figure::Soak(options) => soak::run(&bed, options),
+        Figure::Quality(options) => quality::run(&bed, options),
+        Figure::WatchName(options) => dns::watch(options),
+        Figure::WatchSite(options) => http::watch(options),
+        Figure::VerifySite(options) => http::verify(options),
+        Figure::FetchFrom(options) => http::fetch_from(options),
+        Figure::FirstAnswer(options) => join::first_answer(options),
+        Figure::ProbeNodes(options) => quality::probe(options),
+    }
+}

@@ -1,0 +1,28 @@
+//! Measurements against the peers and across regions.
+//!
+//! Each is a subcommand that prints a table for people and one JSON object for machines. They need
+//! the measured data sets in `GODWIT_SHARED` (default: `../shared` beside the repository).
+
+mod matrix;
+mod redirect_quality;
+
+use clap::{Parser, Subcommand};
+
+/// Measurements of godwit.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// How much further than the best replica clients are sent, by policy.
+    RedirectQuality(redirect_quality::Arguments),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().what {
+        What::RedirectQuality(arguments) => redirect_quality::run(&arguments),
+    }
+}

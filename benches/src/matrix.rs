@@ -1,0 +1,119 @@
+//! Measured round-trip times between places.
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use godwit_core::geo::Coordinates;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A measured data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Source {
+    /// 241 cities, WonderNetwork, November 2018.
+    Wonder2018,
+    /// 69 cloud regions, Skyplane, April 2022.
+    Cloud2022,
+    /// 32 AWS regions, medians of a year to May 2025.
+    Aws2025,
+}
+
+/// Places and the round-trip times between them.
+pub(crate) struct Matrix {
+    pub(crate) places: Vec<Place>,
+    /// Milliseconds, row by row; `None` where nothing was measured.
+    rtts: Vec<Option<f64>>,
+}
+
+/// A place.
+pub(crate) struct Place {
+    pub(crate) name: String,
+    pub(crate) coordinates: Coordinates,
+}
+
+impl Matrix {
+    /// Reads a data set.
+    pub(crate) fn read(source: Source) -> anyhow::Result<Matrix> {
+        let data = data()?;
+        match source {
+            Source::Wonder2018 => pairs(&data, "wonder2018_cities.csv", (0, 1, 4, 5), "wonder2018_rtt.csv"),
+            Source::Cloud2022 => pairs(&data, "cloud2022_regions.csv", (0, 0, 3, 4), "cloud2022_rtt.csv"),
+            Source::Aws2025 => square(&data),
+        }
+    }
+
+    /// Round-trip time in ms: the mean of both directions, or the one that was measured.
+    pub(crate) fn rtt(&self, a: usize, b: usize) -> Option<f64> {
+        let one = |a: usize, b: usize| self.rtts[a * self.places.len() + b];
+        match (one(a, b), one(b, a)) {
+            (Some(there), Some(back)) => Some((there + back) / 2.0),
+            (there, back) => there.or(back),
+        }
+    }
+}
+
+fn data() -> anyhow::Result<PathBuf> {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
+    let root = std::env::var_os("GODWIT_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+    let data = root.join("data");
+    if !data.is_dir() {
+        bail!(
+            "the measured data sets are not in {}: set GODWIT_SHARED to the folder with `data`",
+            data.display()
+        );
+    }
+    Ok(data)
+}
+
+fn lines(path: &Path) -> anyhow::Result<Vec<Vec<String>>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text.lines().skip(1).map(|line| line.split(',').map(str::to_owned).collect()).collect())
+}
+
+fn field(line: &[String], at: usize) -> anyhow::Result<&str> {
+    Ok(line.get(at).with_context(|| format!("no field {at} in {line:?}"))?)
+}
+
+/// A file of places (columns: key, name, latitude, longitude) and one of ordered pairs, whose
+/// fourth column is the average.
+fn pairs(
+    data: &Path,
+    places: &str,
+    columns: (usize, usize, usize, usize),
+    rtts: &str,
+) -> anyhow::Result<Matrix> {
+    let mut matrix = Matrix { places: Vec::new(), rtts: Vec::new() };
+    let mut numbers = BTreeMap::new();
+    for line in lines(&data.join(places))? {
+        numbers.insert(field(&line, columns.0)?.to_owned(), matrix.places.len());
+        let (lat, lon) = (field(&line, columns.2)?.parse()?, field(&line, columns.3)?.parse()?);
+        matrix.places.push(Place {
+            name: field(&line, columns.1)?.to_owned(),
+            coordinates: Coordinates::new(lat, lon)?,
+        });
+    }
+    matrix.rtts = vec![None; numbers.len() * numbers.len()];
+    for line in lines(&data.join(rtts))? {
+        let (from, to) = (numbers.get(field(&line, 0)?), numbers.get(field(&line, 1)?));
+        if let (Some(from), Some(to)) = (from, to) {
+            matrix.rtts[from * numbers.len() + to] = Some(field(&line, 3)?.parse()?);
+        }
+    }
+    Ok(matrix)
+}
+
+fn square(data: &Path) -> anyhow::Result<Matrix> {
+    let mut matrix = Matrix { places: Vec::new(), rtts: Vec::new() };
+    for line in lines(&data.join("aws2025_regions.csv"))? {
+        let (lat, lon) = (field(&line, 3)?.parse()?, field(&line, 4)?.parse()?);
+        matrix
+            .places
+            .push(Place { name: field(&line, 0)?.to_owned(), coordinates: Coordinates::new(lat, lon)? });
+    }
+    for (line, place) in lines(&data.join("aws2025_rtt_p50.csv"))?.iter().zip(&matrix.places) {
+        anyhow::ensure!(field(line, 0)? == place.name, "rows and regions differ at {}", place.name);
+        for at in 1..=matrix.places.len() {
+            matrix.rtts.push(Some(field(line, at)?.parse()?));
+        }
+    }
+    Ok(matrix)
+}
