@@ -1,0 +1,155 @@
+//! Gives a signed version to the member and waits until enough regions hold it on disk.
+
+use crate::failure::{Exit, Failure, Outcome};
+use godwit_core::content::SiteVersion;
+use godwit_core::record::Record;
+use godwit_node::admin::{Client, api};
+use indicatif::ProgressBar;
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+/// How often the member is asked. It answers from memory.
+const POLL_EVERY: Duration = Duration::from_millis(100);
+
+/// How many regions have to hold a version before a publish counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// So many.
+    Regions(usize),
+    /// Every node that is to keep it.
+    All,
+}
+
+impl FromStr for Wait {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Wait, String> {
+        match (text, text.parse()) {
+            ("all", _) => Ok(Wait::All),
+            (_, Ok(count)) if (1..=10_000).contains(&count) => Ok(Wait::Regions(count)),
+            _ => Err(format!("{text:?} is neither `all` nor a number of regions")),
+        }
+    }
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wait::All => f.write_str("all"),
+            Wait::Regions(count) => write!(f, "{count}"),
+        }
+    }
+}
+
+impl Wait {
+    fn is_met(self, progress: &api::Progress) -> bool {
+        let (done, all) = self.measure(progress);
+        all > 0 && done >= all
+    }
+
+    /// How far it is, and where it ends.
+    fn measure(self, progress: &api::Progress) -> (u64, u64) {
+        match self {
+            Wait::Regions(count) => (progress.regions.len() as u64, count as u64),
+            Wait::All => (progress.held, progress.wanted),
+        }
+    }
+}
+
+/// How a wait ended.
+#[derive(Debug)]
+pub(crate) struct Waited {
+    /// Who holds the version.
+    pub(crate) progress: api::Progress,
+    /// Why it is not as durable as asked for; `None` when it is.
+    pub(crate) not_yet: Option<Failure>,
+}
+
+/// Gives the signed version to the member and waits, at most `timeout`.
+pub(crate) async fn submit_and_wait(
+    client: &Client,
+    version: &SiteVersion,
+    wait: Wait,
+    timeout: Duration,
+    bar: &ProgressBar,
+) -> Outcome<Waited> {
+    client.submit(&Record::Site(Box::new(version.clone()))).await?;
+    let deadline = Instant::now() + timeout;
+    loop {
+        let progress = client.progress_of(version).await?;
+        if progress.won == Some(false) {
+            return Err(lost(version));
+        }
+        let (done, all) = wait.measure(&progress);
+        bar.set_length(all);
+        bar.set_position(done.min(all));
+        if wait.is_met(&progress) {
+            return Ok(Waited { progress, not_yet: None });
+        }
+        if Instant::now() >= deadline {
+            let not_yet = Some(not_yet(version, wait, &progress));
+            return Ok(Waited { progress, not_yet });
+        }
+        tokio::time::sleep(POLL_EVERY).await;
+    }
+}
+
+fn lost(version: &SiteVersion) -> Failure {
+    let (site, number) = (&version.site, version.number);
+    Failure::refused(format!("another publish of {site} won version {number}"))
+        .advise("look at `godwit status`, then publish again: it takes the next number")
+}
+
+fn not_yet(version: &SiteVersion, wait: Wait, progress: &api::Progress) -> Failure {
+    let (site, number) = (&version.site, version.number);
+    let late = progress.members.iter().filter(|member| member.wanted && !member.holds);
+    let late: Vec<&str> = late.map(|member| member.name.as_str()).take(10).collect();
+    let (done, all) = wait.measure(progress);
+    let what = match wait {
+        Wait::All => "nodes",
+        Wait::Regions(_) => "regions",
+    };
+    let mut text = format!("version {number} of {site} is on disk in {done} of {all} {what} so far");
+    if !late.is_empty() {
+        text += &format!("; not yet on {}", late.join(", "));
+    }
+    Failure::new(Exit::NotDurable, anyhow::anyhow!("{text}")).advise(
+        "it is published and goes on spreading: follow it with `godwit status`, or allow more with --timeout",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress(regions: &[&str], held: u64, wanted: u64) -> api::Progress {
+        api::Progress {
+            site: "www".into(),
+            version: 1,
+            current: 1,
+            won: Some(true),
+            members: Vec::new(),
+            regions: regions.iter().map(|region| (*region).to_owned()).collect(),
+            wanted,
+            held,
+        }
+    }
+
+    #[test]
+    fn waiting_ends_when_enough_hold_it() {
+        assert!(Wait::Regions(2).is_met(&progress(&["a", "b"], 2, 6)));
+        assert!(!Wait::Regions(2).is_met(&progress(&["a"], 3, 6)));
+        assert!(Wait::All.is_met(&progress(&["a"], 6, 6)));
+        assert!(!Wait::All.is_met(&progress(&["a"], 5, 6)));
+        assert!(!Wait::All.is_met(&progress(&[], 0, 0)), "nobody is to hold it: nobody does");
+    }
+
+    #[test]
+    fn waits_read_back() {
+        assert_eq!("all".parse(), Ok(Wait::All));
+        assert_eq!("3".parse(), Ok(Wait::Regions(3)));
+        for bad in ["0", "-1", "every", "10001"] {
+            assert!(bad.parse::<Wait>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! The verbs, one file each.
+
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod drain;
+pub(crate) mod init;
+pub(crate) mod invite;
+pub(crate) mod join;
+pub(crate) mod publish;
+pub(crate) mod revoke;
+pub(crate) mod rollback;
+pub(crate) mod run;
+pub(crate) mod status;
+pub(crate) mod testbed;
+pub(crate) mod why;
+
+use crate::arguments::{Arguments, Verb};
+use crate::failure::Outcome;
+use std::process::ExitCode;
+
+/// Does what the command line asks for.
+pub(crate) fn run(arguments: Arguments) -> Outcome<ExitCode> {
+    match arguments.verb {
+        Verb::Init(init) => init.run(),
+        Verb::Invite(invite) => invite.run(),
+        Verb::Join(join) => join.run(),
+        Verb::Run(run) => run.run(),
+        Verb::Publish(publish) => publish.run(),
+        Verb::Rollback(rollback) => rollback.run(),
+        Verb::Status(status) => status.run(),
+        Verb::Why(why) => why.run(),
+        Verb::Drain(drain) => drain.run(),
+        Verb::Undrain(undrain) => undrain.run(),
+        Verb::Revoke(revoke) => revoke.run(),
+        // The demo has an exit code of its own.
+        Verb::Testbed(testbed) => return testbed.run(),
+        Verb::Config(config) => config.run(),
+        Verb::Completions(completions) => completions.run(),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,260 @@
+//! `godwit run`: runs this member.
+//!
+//! Composition and nothing else: the configuration is read, the node's runtime started, and the
+//! redirector started beside it on the same map where the certificate allows that. Then signals are
+//! waited for.
+
+use super::config::FileArguments;
+use crate::config::{File, LogFormat};
+use crate::failure::{Classify, Exit, Failure, Outcome};
+use crate::remember;
+use anyhow::Context;
+use clap::Args;
+use godwit_core::certificate::Role;
+use godwit_node::datadir::DataDirError;
+use godwit_node::{Runtime, Settings, SharedRegistry, StartError};
+use godwit_redirector::{Redirector, Running};
+use prometheus_client::metrics::gauge::Gauge;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::PoisonError;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
+
+/// Run this member with every role that its certificate holds
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  godwit run
+  godwit run --data-dir /srv/godwit --config /etc/godwit/godwit.toml --log debug
+
+It logs to standard error and stays in the foreground. SIGTERM and Ctrl-C stop it in order, a second
+one at once. SIGHUP reads configuration and GeoIP database again; a wrong file changes nothing.")]
+pub(crate) struct Run {
+    #[command(flatten)]
+    file: FileArguments,
+    /// What to log, in place of RUST_LOG and the configuration: a level, or targets with levels
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// How to log, in place of the configuration
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+/// Changes what is logged while running.
+type LogHandle = reload::Handle<EnvFilter, Registry>;
+
+impl Run {
+    pub(crate) fn run(self) -> Outcome {
+        let path = self.file.path()?;
+        let config = File::read(path.as_deref())?;
+        let log = self.start_logging(&config)?;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), config = ?path, "starting");
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let result = runtime.block_on(self.serve(config, path, &log));
+        // Blocking work that nobody waits for any more (a GeoIP file being read) does not hold up
+        // the end.
+        runtime.shutdown_background();
+        result
+    }
+
+    async fn serve(&self, config: File, path: Option<PathBuf>, log: &LogHandle) -> Outcome {
+        // Before anything is started: a signal that comes meanwhile is not lost.
+        let mut signals = Signals::new()?;
+        let dir = self.file.data_dir.dir()?;
+        let granted = dir.identity().map_err(start_failure)?.certificate.grant().roles.clone();
+        let roles = roles(&granted, config.roles.as_deref())?;
+        let mut node = config.node_config();
+        if !roles.contains(&Role::Node) {
+            node.http.listen.clear();
+        }
+        let runtime = Runtime::start(Settings::new(dir.path(), node)).await.map_err(start_failure)?;
+        let redirector = match roles.contains(&Role::Redirector) {
+            true => Some(start_redirector(&config, &runtime).await?),
+            false => None,
+        };
+        let names: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
+        tracing::info!(
+            roles = names.join(","),
+            dns = ?redirector.as_ref().map(Running::addresses).unwrap_or_default(),
+            http = ?runtime.http_addresses(),
+            peer = ?runtime.peer_addresses(),
+            metrics = ?runtime.metrics_address(),
+            "running"
+        );
+        let reloaded = reload_gauge(&runtime.registry());
+        let mut current = config;
+        let mut remember = pin!(remember::members(runtime.client(), dir));
+        loop {
+            let asked = tokio::select! {
+                asked = signals.next() => asked,
+                () = &mut remember => continue,
+            };
+            match asked {
+                Asked::Stop => break,
+                Asked::Reload => {
+                    let read = self.reload(&current, path.clone(), log);
+                    runtime.reload();
+                    reloaded.set(i64::from(read.is_ok()));
+                    match read {
+                        Ok(config) => current = config,
+                        Err(failure) => tracing::error!("the configuration stays as it was: {failure}"),
+                    }
+                }
+            }
+        }
+        tracing::info!("stopping");
+        let stop = async {
+            let redirector = async {
+                if let Some(redirector) = redirector {
+                    redirector.shutdown().await;
+                }
+            };
+            tokio::join!(redirector, runtime.shutdown());
+        };
+        tokio::select! {
+            () = stop => Ok(()),
+            () = signals.stop() => Err(anyhow::anyhow!("asked twice to stop: some requests were cut off").into()),
+        }
+    }
+
+    /// Reads the file again and applies what can be; gives what is in force from now on.
+    fn reload(&self, current: &File, path: Option<PathBuf>, log: &LogHandle) -> Outcome<File> {
+        let config = File::read(path.as_deref())?;
+        if config.log.level != current.log.level {
+            log.reload(self.filter(&config)?).context("cannot change what is logged")?;
+        }
+        let as_before = File { log: current.log.clone(), ..config.clone() };
+        if as_before != *current || config.log.format != current.log.format {
+            tracing::warn!(
+                "the configuration was read again; beside log.level it takes effect at the next start"
+            );
+        } else {
+            tracing::info!("the configuration was read again");
+        }
+        Ok(config)
+    }
+
+    fn filter(&self, config: &File) -> Outcome<EnvFilter> {
+        let environment = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+        let filter = self.log.clone().or(environment).unwrap_or_else(|| config.log.level.clone());
+        filter.parse().with_context(|| format!("{filter:?} does not say what to log")).or_exit(Exit::Usage)
+    }
+
+    fn start_logging(&self, config: &File) -> Outcome<LogHandle> {
+        let (filter, handle) = reload::Layer::new(self.filter(config)?);
+        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let lines = match self.log_format.unwrap_or(config.log.format) {
+            LogFormat::Json => lines.json().boxed(),
+            LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        };
+        tracing_subscriber::registry().with(filter).with(lines).try_init()?;
+        Ok(handle)
+    }
+}
+
+/// The roles to run: those granted, or those of them that the configuration names.
+fn roles(granted: &[Role], asked: Option<&[Role]>) -> Outcome<Vec<Role>> {
+    let Some(asked) = asked else { return Ok(granted.to_vec()) };
+    match asked.iter().find(|role| !granted.contains(role)) {
+        Some(role) => Err(Failure::usage(format!("this member's certificate does not hold the role {role}"))
+            .advise(format!(
+                "leave it out of `roles` in the configuration, or invite this host with --role {role}"
+            ))),
+        None => Ok(asked.to_vec()),
+    }
+}
+
+#[allow(
+    clippy::await_holding_lock,
+    reason = "starting only registers and binds, and nobody else starts anything at this moment"
+)]
+async fn start_redirector(config: &File, runtime: &Runtime) -> Outcome<Running> {
+    let registry = runtime.registry();
+    let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
+    let started = Redirector::start(config.redirector.clone(), runtime.generation(), &mut registry).await;
+    Ok(started.context("the redirector cannot start")?)
+}
+
+fn reload_gauge(registry: &SharedRegistry) -> Gauge {
+    let gauge = Gauge::default();
+    gauge.set(1);
+    registry.lock().unwrap_or_else(PoisonError::into_inner).register(
+        "config_last_reload_successful",
+        "Whether the configuration in force is the one in the file",
+        gauge.clone(),
+    );
+    gauge
+}
+
+fn start_failure(error: impl Into<StartError>) -> Failure {
+    let error = error.into();
+    let (exit, advice) = match &error {
+        StartError::Config(_) => (Exit::Usage, None),
+        StartError::Certificate(_) => {
+            (Exit::Refused, Some("check this host's clock; if it is right, invite the host again"))
+        }
+        StartError::DataDir(DataDirError::Locked(_)) => {
+            (Exit::Failed, Some("stop that one, or name another directory with --data-dir DIR"))
+        }
+        _ => (Exit::Failed, None),
+    };
+    let failure = Failure::new(exit, error);
+    match advice {
+        Some(advice) => failure.advise(advice),
+        None => failure,
+    }
+}
+
+/// What a signal asks for.
+enum Asked {
+    Stop,
+    Reload,
+}
+
+/// The signals that a daemon hears.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Outcome<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
+        }
+    }
+
+    /// Waits for another request to stop.
+    async fn stop(&mut self) {
+        while !matches!(self.next().await, Asked::Stop) {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_only_takes_roles_away() {
+        let granted = [Role::Node, Role::Redirector];
+        assert_eq!(roles(&granted, None).unwrap(), granted);
+        assert_eq!(roles(&granted, Some(&[Role::Redirector])).unwrap(), [Role::Redirector]);
+        let failure = roles(&[Role::Node], Some(&[Role::Redirector])).unwrap_err();
+        assert_eq!(failure.exit(), Exit::Usage);
+    }
+}

@@ -1,0 +1,120 @@
+//! `godwit status`: what a member knows of its network.
+
+use crate::arguments::MemberArguments;
+use crate::daemon::block_on;
+use crate::failure::Outcome;
+use crate::span::about;
+use crate::terminal::{self, Table};
+use clap::Args;
+use godwit_core::time::Time;
+use godwit_node::admin::api;
+use std::time::Duration;
+
+/// Show the members, the sites and who holds which version
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  godwit status
+  godwit status --json | jq '.members[] | {name, region, state, sites, lag}'")]
+pub(crate) struct Status {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    member: MemberArguments,
+}
+
+impl Status {
+    pub(crate) fn run(self) -> Outcome {
+        let client = self.member.client()?;
+        let status = block_on(async { Ok(client.status().await?) })?;
+        if self.json {
+            return terminal::print_json(&status);
+        }
+        terminal::print(&text(&status, godwit_node::clock::now()))
+    }
+}
+
+fn text(status: &api::Status, now: Time) -> String {
+    let mut text = format!(
+        "{} in {} ({}), zone {}: {}, {} of {} members connected, generation {}, up {}\n\n",
+        status.name,
+        status.region,
+        status.software,
+        status.zone,
+        if status.ready { "ready" } else { "not ready" },
+        status.connected,
+        status.members.len().saturating_sub(1),
+        status.generation,
+        about(Duration::from_secs(status.uptime_seconds)),
+    );
+    text += &members(status, now).to_string();
+    if status.sites.is_empty() {
+        text += "\nNo site is published yet: godwit publish DIR --to SITE\n";
+    } else {
+        text += &format!("\n{}", sites(status, now));
+    }
+    text
+}
+
+fn members(status: &api::Status, now: Time) -> Table {
+    let mut table = Table::new(&["MEMBER", "REGION", "ROLES", "STATE", "RTT", "LOAD", "SITES", "ENDS IN"]);
+    for member in &status.members {
+        let mut state = member.state.clone();
+        if member.draining {
+            state += ", draining";
+        } else if member.state == "alive" && !member.ready {
+            state += ", not ready";
+        }
+        let sites: Vec<String> = member
+            .sites
+            .iter()
+            .map(|(site, held)| match member.lag.get(site) {
+                Some(behind) => format!("{site} {held} ({behind} behind)"),
+                None => format!("{site} {held}"),
+            })
+            .collect();
+        let lacking = member.lag.keys().filter(|site| !member.sites.contains_key(*site));
+        let sites: Vec<String> =
+            sites.into_iter().chain(lacking.map(|site| format!("{site} none"))).collect();
+        table.row(vec![
+            member.name.clone(),
+            member.region.clone(),
+            member.roles.join(","),
+            state,
+            member.rtt_ms.map_or_else(|| "-".into(), |rtt| format!("{rtt:.1} ms")),
+            format!("{:.0} %", member.load * 100.0),
+            shorten(&sites),
+            about(Time::from_millis(member.expires_at_ms).since(now)),
+        ]);
+    }
+    table
+}
+
+fn sites(status: &api::Status, now: Time) -> Table {
+    let mut table = Table::new(&["SITE", "VERSION", "FILES", "SIZE", "REPLICAS", "ON DISK", "PUBLISHED"]);
+    for site in &status.sites {
+        let held = site.wanted.iter().filter(|name| site.holders.contains(name)).count();
+        table.row(vec![
+            site.name.clone(),
+            site.version.to_string(),
+            site.files.to_string(),
+            terminal::bytes(site.bytes),
+            site.replicas.clone(),
+            format!("{held} of {}", site.wanted.len()),
+            format!("{} ago", about(now.since(Time::from_millis(site.published_at_ms)))),
+        ]);
+    }
+    table
+}
+
+/// The first three: a table is for people, `--json` has them all.
+fn shorten(items: &[String]) -> String {
+    match items {
+        [] => "-".into(),
+        [one, two, three, rest @ ..] if !rest.is_empty() => {
+            format!("{one}, {two}, {three}, … {} more", rest.len())
+        }
+        items => items.join(", "),
+    }
+}

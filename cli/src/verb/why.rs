@@ -1,0 +1,115 @@
+//! `godwit why`: where a client is led, and every reason.
+
+use crate::arguments::MemberArguments;
+use crate::daemon::{block_on, site_of};
+use crate::failure::Outcome;
+use crate::terminal::{self, Table};
+use clap::Args;
+use serde_json::Value;
+use std::net::IpAddr;
+
+/// Tell which replica a client gets, and why
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  godwit why www --client 203.0.113.9
+  godwit why www --client 2001:db8::9 --json
+
+The client is the address that the redirector goes by: the client subnet that a resolver sends, or
+the resolver's own address.")]
+pub(crate) struct Why {
+    /// The site: the name before the zone, or all of its host name
+    site: String,
+    /// The client's address
+    #[arg(long, value_name = "IP")]
+    client: IpAddr,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    member: MemberArguments,
+}
+
+impl Why {
+    pub(crate) fn run(self) -> Outcome {
+        let client = self.member.client()?;
+        let why = block_on(async {
+            let site = site_of(&client, &self.site).await?;
+            Ok(client.why(&site, self.client).await?)
+        })?;
+        if self.json { terminal::print_json(&why) } else { terminal::print(&text(&why)) }
+    }
+}
+
+/// The account as text. It is read field by field, so that a member of another version, whose
+/// account has more or fewer fields, can be asked too.
+fn text(why: &Value) -> String {
+    let known = &why["known"];
+    let mut text = format!(
+        "{}.{} for {} (generation {}, version {})\n",
+        word(&why["site"]),
+        word(&why["zone"]),
+        word(&why["client"]),
+        word(&why["generation"]),
+        word(&why["current"])
+    );
+    text += &match known["by"].as_str() {
+        Some("observation") => {
+            format!("Measured: round-trip times from {} were observed.\n", word(&known["prefix"]))
+        }
+        Some("geography") => format!(
+            "Placed: the GeoIP database has {} at {},{}; times from {} stand for it.\n",
+            word(&known["prefix"]),
+            word(&known["latitude"]),
+            word(&known["longitude"]),
+            word(&known["landmark"])
+        ),
+        Some("hash") => {
+            format!("Unknown: {} keeps the replica that its hash gives it.\n", word(&known["prefix"]))
+        }
+        _ => String::new(),
+    };
+    text += &format!("Everybody in {} is told the same.\n", word(&why["scope"]));
+    if why["kept"] == Value::Bool(true) {
+        text += "The first one stays first: no other is materially better.\n";
+    }
+    let mut table =
+        Table::new(&["", "REPLICA", "REGION", "RTT", "FROM", "DISTANCE", "HEALTH", "HOLDS", "EXCLUDED"]);
+    for replica in why["replicas"].as_array().map_or(&[][..], Vec::as_slice) {
+        table.row(row(replica));
+    }
+    format!("{text}\n{table}")
+}
+
+fn row(replica: &Value) -> Vec<String> {
+    let rtt =
+        replica["rtt_estimate_us"].as_f64().map_or_else(|| "-".into(), |us| format!("{:.1} ms", us / 1000.0));
+    let distance = replica["distance_km"].as_u64().map_or_else(|| "-".into(), |km| format!("{km} km"));
+    let mut health = word(&replica["health"]);
+    if replica["draining"] == Value::Bool(true) {
+        health += ", draining";
+    }
+    if replica["ready"] == Value::Bool(false) {
+        health += ", not ready";
+    }
+    vec![
+        word(&replica["rank"]),
+        word(&replica["name"]),
+        word(&replica["region"]),
+        rtt,
+        word(&replica["source"]),
+        distance,
+        health,
+        word(&replica["fresh"]["held"]),
+        word(&replica["excluded_because"]),
+    ]
+}
+
+/// A value as a word of a table.
+fn word(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}

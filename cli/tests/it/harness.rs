@@ -1,0 +1,221 @@
+//! Runs the program, and members in the background.
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a test waits for something that takes milliseconds on a quiet machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A directory for everything of one test, and the program in it.
+pub(crate) struct World {
+    temp: tempfile::TempDir,
+}
+
+/// What a command ended with.
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl World {
+    pub(crate) fn new() -> World {
+        World { temp: tempfile::tempdir().unwrap() }
+    }
+
+    /// A world with a network in it, whose authority has no passphrase.
+    pub(crate) fn with_network() -> World {
+        let world = World::new();
+        world.run(&["init", "--zone", "edge.example.org", "--no-passphrase"]).check(0, "");
+        world
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.temp.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_godwit"));
+        // Nothing of the machine's own godwit, and no passphrase that somebody happens to have set.
+        command.env_clear().env("HOME", self.temp.path()).env("GODWIT_AUTHORITY", self.path("authority"));
+        command.args(arguments).current_dir(self.temp.path()).stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
+        ended(self.command(arguments).output().unwrap())
+    }
+
+    pub(crate) fn run_with(&self, variable: (&str, &str), arguments: &[&str]) -> Ended {
+        ended(self.command(arguments).env(variable.0, variable.1).output().unwrap())
+    }
+
+    /// Runs a command that must work, and gives the JSON that it prints.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        let ended = self.run(arguments);
+        assert_eq!(ended.code, 0, "{arguments:?}: {}{}", ended.out, ended.err);
+        serde_json::from_str(&ended.out).unwrap()
+    }
+
+    /// A token for a new member.
+    pub(crate) fn invite(&self, name: &str, region: &str) -> String {
+        let invited = self.json(&["invite", "--name", name, "--region", region, "--json"]);
+        invited["token"].as_str().unwrap().to_owned()
+    }
+
+    /// Writes a file, with the directories above it.
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+
+    /// Starts the member in `data_dir` on free loopback ports, and waits until it runs.
+    pub(crate) fn start(&self, data_dir: &str) -> Member {
+        self.start_at(data_dir, "127.0.0.1:0")
+    }
+
+    /// The same, with this address for members.
+    pub(crate) fn start_at(&self, data_dir: &str, peer: &str) -> Member {
+        self.write(
+            &format!("{data_dir}/godwit.toml"),
+            format!(
+                "[overlay]\nlisten = [\"{peer}\"]\n[http]\nlisten = [\"127.0.0.1:0\"]\n\
+                 [redirector]\nlisten = [\"127.0.0.1:0\"]\nworkers = 1\n"
+            ),
+        );
+        let mut command = self.command(&["run", "--data-dir", data_dir, "--log-format", "json"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut log = String::new();
+        let running = loop {
+            let Some(Ok(line)) = lines.next() else { panic!("{data_dir} did not start:\n{log}") };
+            log += &line;
+            log.push('\n');
+            let event: Value = serde_json::from_str(&line).unwrap_or_default();
+            if event["fields"]["message"] == "running" {
+                break event["fields"].clone();
+            }
+        };
+        // The pipe has to be emptied for as long as the member writes.
+        std::thread::spawn(move || lines.for_each(drop));
+        let socket = self.path(data_dir).join("admin.sock");
+        Member { child, data_dir: data_dir.to_owned(), socket, running }
+    }
+}
+
+fn ended(output: Output) -> Ended {
+    Ended {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+impl Ended {
+    /// Checks the exit code and that standard error tells of `part`.
+    #[track_caller]
+    pub(crate) fn check(&self, code: i32, part: &str) {
+        assert_eq!(self.code, code, "{}{}", self.out, self.err);
+        assert!(self.err.contains(part), "{part:?} is not in:\n{}", self.err);
+    }
+}
+
+/// A running member; killed when dropped.
+pub(crate) struct Member {
+    child: Child,
+    data_dir: String,
+    socket: PathBuf,
+    running: Value,
+}
+
+impl Member {
+    /// Its data directory, as an argument.
+    pub(crate) fn dir(&self) -> [&str; 2] {
+        ["--data-dir", &self.data_dir]
+    }
+
+    /// The first address that it logged under this name.
+    pub(crate) fn address(&self, name: &str) -> SocketAddr {
+        let text = self.running[name].as_str().unwrap();
+        text.trim_matches(['[', ']']).split(", ").next().unwrap().parse().unwrap()
+    }
+
+    /// Asks it to stop, and gives its exit code.
+    pub(crate) fn stop(mut self) -> i32 {
+        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        let status = self.child.wait().unwrap();
+        status.code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until `look` finds something.
+#[track_caller]
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What a web server answers to a GET: status code, head and body.
+pub(crate) fn get(address: SocketAddr, host: &str, path: &str) -> (u16, String, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, head, answer[end + 4..].to_vec())
+}
+
+/// The member's metrics, from its control socket.
+pub(crate) fn metrics(member: &Member) -> String {
+    let mut stream = UnixStream::connect(&member.socket).unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// Asks a name server for the A record of `name`; gives the reply's bytes.
+pub(crate) fn resolve(server: SocketAddr, name: &str) -> Vec<u8> {
+    let mut query = vec![0x12, 0x34, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        query.push(u8::try_from(label.len()).unwrap());
+        query.extend_from_slice(label.as_bytes());
+    }
+    query.extend_from_slice(&[0, 0, 1, 0, 1]);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    until("a reply from the redirector", || {
+        socket.send_to(&query, server).unwrap();
+        let mut reply = [0; 1500];
+        let len = socket.recv(&mut reply).ok()?;
+        Some(reply[..len].to_vec())
+    })
+}
+
+/// Whether the path's mode lets nobody but the owner in.
+pub(crate) fn is_private(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o077 == 0
+}

@@ -1,0 +1,7 @@
+//! The built program, run as a person would: its exit codes, what it prints, and a network of real
+//! processes on loopback addresses.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod commands;
+mod harness;
+mod network;

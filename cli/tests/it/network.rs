@@ -1,0 +1,197 @@
+//! Real members on loopback addresses: from an invitation to a page, and what can go wrong.
+
+use crate::harness::{Member, World, get, metrics, resolve, until};
+use serde_json::Value;
+
+/// A world with a founder that runs.
+fn founded() -> (World, Member) {
+    let world = World::with_network();
+    let token = world.invite("fra1", "eu-frankfurt");
+    world.run(&["join", &token, "--data-dir", "fra1"]).check(0, "");
+    let founder = world.start("fra1");
+    (world, founder)
+}
+
+/// Lets another member join through `sponsor`, and starts it.
+fn joined(world: &World, sponsor: &Member, name: &str, region: &str) -> Member {
+    let token = world.invite(name, region);
+    let bootstrap = sponsor.address("peer").to_string();
+    world.run(&["join", &token, "--data-dir", name, "--bootstrap", &bootstrap]).check(0, "");
+    world.start(name)
+}
+
+fn with<'a>(command: &[&'a str], member: &'a Member) -> Vec<&'a str> {
+    [command, &member.dir()].concat()
+}
+
+#[test]
+fn one_member_publishes_serves_explains_and_rolls_back() {
+    let (world, member) = founded();
+    world.write("site/index.html", "<h1>one</h1>");
+    world.write("site/docs/large", vec![7; 300_000]);
+    let published = world.json(&with(&["publish", "site", "--to", "www", "--json"], &member));
+    assert_eq!((&published["version"], &published["files"]), (&1.into(), &2.into()));
+    assert_eq!(published["durable"], true);
+    assert_eq!(published["regions_durable"][0], "eu-frankfurt");
+    let http = member.address("http");
+    // Durable comes first, served follows in the same moment.
+    let serves = |content: &[u8]| {
+        let (status, head, body) = get(http, "www.edge.example.org", "/");
+        (status == 200 && body == content).then_some(head)
+    };
+    let head = until("version 1 to be served", || serves(b"<h1>one</h1>"));
+    assert!(head.to_lowercase().contains("godwit-version: 1"), "{head}");
+    assert_eq!(get(http, "www.edge.example.org", "/docs/large").2, vec![7; 300_000]);
+    assert_eq!(get(http, "www.edge.example.org", "/gone").0, 404);
+    assert_eq!(get(http, "other.example.com", "/").0, 421);
+
+    let status = world.json(&with(&["status", "--json"], &member));
+    assert_eq!(status["zone"], "edge.example.org");
+    let me = &status["members"][0];
+    assert_eq!(
+        (&me["name"], &me["state"], &me["sites"]["www"]),
+        (&"fra1".into(), &"alive".into(), &1.into())
+    );
+    assert!(world.run(&with(&["status"], &member)).out.contains("1 of 1"));
+
+    let why = until("the map to know the site", || {
+        let why = world.run(&with(&["why", "www", "--client", "192.0.2.7", "--json"], &member));
+        serde_json::from_str::<Value>(&why.out).ok()
+    });
+    assert_eq!((&why["replicas"][0]["name"], &why["replicas"][0]["rank"]), (&"fra1".into(), &1.into()));
+    let reply = until("the redirector to know the site", || {
+        let reply = resolve(member.address("dns"), "www.edge.example.org");
+        reply.ends_with(&[127, 0, 0, 1]).then_some(reply)
+    });
+    assert_eq!((&reply[..2], reply[3] & 15), (&[0x12, 0x34][..], 0));
+
+    let metrics = metrics(&member);
+    assert!(metrics.contains("godwit_dns_queries_total{"), "{metrics}");
+    documented(&metrics);
+
+    world.write("site/index.html", "<h1>two</h1>");
+    let again = world.json(&with(&["publish", "site", "--to", "www.edge.example.org", "--json"], &member));
+    assert_eq!((&again["version"], &again["uploaded_objects"]), (&2.into(), &2.into()));
+    until("version 2 to be served", || serves(b"<h1>two</h1>"));
+    let back = world.json(&with(&["rollback", "www", "--json"], &member));
+    assert_eq!((&back["version"], &back["content_of"]), (&3.into(), &1.into()));
+    until("version 3 to be served", || serves(b"<h1>one</h1>"));
+    world.run(&with(&["rollback", "www", "--to", "9"], &member)).check(2, "is not kept here");
+    world.run(&with(&["rollback", "never"], &member)).check(2, "never published");
+
+    world.run(&["run", "--data-dir", "fra1"]).check(1, "in use by a running godwit");
+    world.run(&["join", &world.invite("x", "y"), "--data-dir", "fra1"]).check(1, "in use");
+    assert_eq!(member.stop(), 0);
+}
+
+#[test]
+fn bad_directories_and_foreign_publishers_change_nothing() {
+    let (world, member) = founded();
+    world.write("site/good", "x");
+    world.write("site/line\nbreak", "x");
+    world.write("secret", "x");
+    std::os::unix::fs::symlink(world.path("secret"), world.path("site/stolen")).unwrap();
+    let publish = |directory: &str, more: &[&str]| {
+        world.run(&[&["publish", directory, "--to", "www", "--data-dir", "fra1"], more].concat())
+    };
+    let refused = publish("site", &[]);
+    refused.check(1, "is a link out of the directory");
+    refused.check(1, "\"line\\nbreak\"");
+    refused.check(1, "nothing was published");
+    publish("gone", &[]).check(2, "cannot read gone");
+
+    world.write("fine/index.html", "x");
+    let dry = publish("fine", &["--dry-run"]);
+    dry.check(0, "");
+    assert!(dry.out.contains("would become version 1"), "{}", dry.out);
+    let none: Value = world.json(&["status", "--data-dir", "fra1", "--json"]);
+    assert_eq!(none["sites"].as_array().unwrap().len(), 0);
+
+    let stranger = World::with_network();
+    let keys = stranger.path("authority");
+    publish("fine", &["--publisher", keys.to_str().unwrap()]).check(3, "");
+    publish("fine", &["--wait", "3", "--timeout", "1s"]).check(4, "in 1 of 3 regions");
+    drop(member);
+}
+
+#[test]
+fn two_members_share_a_site_and_one_is_drained_and_revoked() {
+    let (world, founder) = founded();
+    let second = joined(&world, &founder, "nyc1", "us-new-york");
+    let other = joined(&world, &second, "tok1", "ap-tokyo");
+    world.write("site/index.html", "shared");
+    until("three members", || {
+        let status = world.json(&with(&["status", "--json"], &founder));
+        let alive = status["members"].as_array().unwrap().iter().filter(|member| member["state"] == "alive");
+        (alive.count() == 3).then_some(())
+    });
+    let published =
+        world.json(&with(&["publish", "site", "--to", "www", "--wait", "all", "--json"], &second));
+    assert_eq!(published["regions_durable"].as_array().unwrap().len(), 3, "{published}");
+    for member in [&founder, &second, &other] {
+        until("every member to serve it", || {
+            (get(member.address("http"), "www.edge.example.org", "/").2 == b"shared").then_some(())
+        });
+    }
+
+    world.run(&with(&["drain", "nyc1"], &founder)).check(0, "");
+    until("the order to arrive", || {
+        let status = world.json(&with(&["status", "--json"], &other));
+        let members = status["members"].as_array().unwrap();
+        members.iter().any(|member| member["name"] == "nyc1" && member["draining"] == true).then_some(())
+    });
+    world.run(&with(&["undrain", "nyc1"], &founder)).check(0, "");
+    world.run(&with(&["drain", "nobody"], &founder)).check(2, "members are");
+
+    world.run(&with(&["revoke", "tok1"], &founder)).check(0, "");
+    until("the revocation to arrive", || {
+        let status = world.json(&with(&["status", "--json"], &second));
+        let members = status["members"].as_array().unwrap();
+        members.iter().any(|member| member["name"] == "tok1" && member["state"] == "revoked").then_some(())
+    });
+    world.run(&with(&["revoke", "tok1"], &founder)).check(2, "nothing of that name");
+}
+
+#[test]
+fn members_find_each_other_again_without_those_that_their_tokens_named() {
+    let (world, founder) = founded();
+    let members =
+        [joined(&world, &founder, "nyc1", "us-new-york"), joined(&world, &founder, "tok1", "ap-tokyo")];
+    for name in ["nyc1", "tok1"] {
+        until("the members' addresses to be remembered", || {
+            let text = std::fs::read_to_string(world.path(name).join("members.bootstrap")).ok()?;
+            (text.matches("127.0.0.1:").count() == 2).then_some(())
+        });
+    }
+    assert_eq!(founder.stop(), 0);
+    let addresses = members.each_ref().map(|member| member.address("peer").to_string());
+    for member in members {
+        assert_eq!(member.stop(), 0);
+    }
+    let first = world.start_at("nyc1", &addresses[0]);
+    let _second = world.start_at("tok1", &addresses[1]);
+    until("the two to meet", || {
+        let status = world.json(&with(&["status", "--json"], &first));
+        (status["connected"] == 1).then_some(())
+    });
+}
+
+#[test]
+fn a_token_works_once() {
+    let (world, founder) = founded();
+    let token = world.invite("nyc1", "us-new-york");
+    let bootstrap = founder.address("peer").to_string();
+    let join = |dir: &str| world.run(&["join", &token, "--data-dir", dir, "--bootstrap", &bootstrap]);
+    join("first").check(0, "");
+    join("second").check(3, "already used");
+    join("first").check(0, "");
+}
+
+/// Metric names are public API: the document that lists them has to keep up.
+#[track_caller]
+fn documented(metrics: &str) {
+    let document = include_str!("../../../docs/metrics.md");
+    let names = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let missing: Vec<&str> = names.filter(|name| !document.contains(&format!("`{name}"))).collect();
+    assert!(missing.is_empty(), "docs/metrics.md does not tell of {missing:?}");
+}
