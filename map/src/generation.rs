@@ -14,14 +14,16 @@ use godwit_core::time::Time;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 
 /// An immutable snapshot of the map. Made by [`Generation::compute`], shared behind
 /// [`Shared`](crate::Shared).
 pub struct Generation {
     inputs: Inputs,
     knowledge: Knowledge,
-    sites: BTreeMap<SiteName, Site>,
+    /// Sorted by name.
+    sites: Vec<Site>,
+    /// Each distinct set of replicas, compiled.
+    tables: Vec<Table>,
     by_id: BTreeMap<MemberId, u32>,
     by_name: BTreeMap<MemberName, u32>,
     by_region: BTreeMap<RegionName, Vec<u32>>,
@@ -34,7 +36,43 @@ pub struct Generation {
 struct Site {
     input: SiteInput,
     tier: Tier,
-    table: Arc<Table>,
+    /// Index into the generation's tables.
+    table: u32,
+}
+
+/// A site of a generation. Means nothing to another generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SiteRef {
+    index: u32,
+    table: u32,
+}
+
+impl SiteRef {
+    /// The number of its table: sites with equal replicas share one, and what is chosen in it
+    /// holds for all of them. Dense from 0.
+    pub fn table(self) -> usize {
+        self.table as usize
+    }
+}
+
+/// Which of a table's answers a client is told; dense from 0, see [`Generation::choices`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChoiceKey(u32);
+
+impl ChoiceKey {
+    /// Its number.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What was chosen for a client, before anybody looks what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Which answer. Two clients with one key are told the same of every site of the table.
+    pub key: ChoiceKey,
+    /// The widest prefix length around the client within which everybody has this key.
+    pub scope: u8,
 }
 
 /// What a client is told of a site.
@@ -125,24 +163,28 @@ impl Generation {
             .map(|member| is_full(member, previous.is_some_and(|previous| previous.was_full(&member.id))))
             .collect();
         let by_id: BTreeMap<MemberId, u32> = inputs.members.iter().zip(0..).map(|(m, i)| (m.id, i)).collect();
-        let mut tables: BTreeMap<Vec<u32>, Arc<Table>> = BTreeMap::new();
-        let mut sites = BTreeMap::new();
+        let mut numbers: BTreeMap<Vec<u32>, u32> = BTreeMap::new();
+        let (mut tables, mut sites) = (Vec::new(), BTreeMap::new());
         for input in &inputs.sites {
             let Eligible { tier, members } = eligible(&inputs, input, &full);
-            let before = previous.and_then(|previous| Some((previous, previous.sites.get(&input.site)?)));
+            let before = previous.and_then(|previous| Some((previous, previous.find(input.site.as_str())?)));
             let before = |locality| {
                 before.map_or_else(Told::default, |(previous, site)| {
                     previous.told_before(site, locality, &by_id)
                 })
             };
             // Sites with one set of replicas share a table, and with it the past of the first.
-            let compile = || Arc::new(Table::compile(&inputs, &knowledge, members.clone(), &before));
-            let table = tables.entry(members.clone()).or_insert_with(compile).clone();
+            let table = *numbers.entry(members).or_insert_with_key(|members| {
+                tables.push(Table::compile(&inputs, &knowledge, members.clone(), &before));
+                tables.len() as u32 - 1
+            });
             sites.insert(input.site.clone(), Site { input: input.clone(), tier, table });
         }
+        let sites = sites.into_values().collect();
         let mut generation = Generation {
             knowledge,
             sites,
+            tables,
             by_id,
             full,
             by_name: BTreeMap::new(),
@@ -183,7 +225,7 @@ impl Generation {
 
     /// What a locality was told of a site, in the numbers of the next generation.
     fn told_before(&self, site: &Site, locality: Locality, next: &BTreeMap<MemberId, u32>) -> Told {
-        let Some(told) = site.table.told(&self.inputs, &self.knowledge, locality) else {
+        let Some(told) = self.table(site).told(locality) else {
             return Told::default();
         };
         let translate = |index: u32| next.get(&self.inputs.members[index as usize].id).copied();
@@ -238,26 +280,63 @@ impl Generation {
 
     /// The sites and their current versions.
     pub fn sites(&self) -> impl Iterator<Item = &SiteInput> {
-        self.sites.values().map(|site| &site.input)
+        self.sites.iter().map(|site| &site.input)
     }
 
     /// The current version of a site (lower case).
     pub fn site(&self, name: &str) -> Option<VersionNumber> {
-        self.sites.get(name).map(|site| site.input.number)
+        self.find(name).map(|site| site.input.number)
+    }
+
+    fn find(&self, name: &str) -> Option<&Site> {
+        let at = self.sites.binary_search_by(|site| site.input.site.as_str().cmp(name)).ok()?;
+        self.sites.get(at)
+    }
+
+    fn table(&self, site: &Site) -> &Table {
+        &self.tables[site.table as usize]
+    }
+
+    /// The site of this name (lower case), for asking much about it.
+    pub fn site_ref(&self, name: &str) -> Option<SiteRef> {
+        let index = self.sites.binary_search_by(|site| site.input.site.as_str().cmp(name)).ok()?;
+        Some(SiteRef { index: index as u32, table: self.sites[index].table })
+    }
+
+    /// The current version of a site. `None` for a site of another generation.
+    pub fn site_at(&self, site: SiteRef) -> Option<&SiteInput> {
+        self.sites.get(site.index as usize).map(|site| &site.input)
+    }
+
+    /// Which answer `client` gets of a site of this generation. One binary search; nothing is
+    /// allocated. An IPv4 client is given as IPv4, never mapped into IPv6.
+    pub fn choose(&self, site: SiteRef, client: IpAddr) -> Choice {
+        let (key, scope) = self.tables.get(site.table()).map_or((0, 0), |table| table.choose(client));
+        Choice { key: ChoiceKey(key), scope }
+    }
+
+    /// What those with this choice are told.
+    pub fn told(&self, site: SiteRef, choice: Choice) -> Answer<'_> {
+        let told = self.tables.get(site.table()).map(|table| table.answer(choice.key.0));
+        Answer { inputs: &self.inputs, told: told.unwrap_or_default(), scope: choice.scope }
+    }
+
+    /// All keys that [`Generation::choose`] may give for a site, ascending without gaps.
+    pub fn choices(&self, site: SiteRef) -> impl ExactSizeIterator<Item = ChoiceKey> + use<> {
+        (0..self.tables.get(site.table()).map_or(0, Table::answers)).map(ChoiceKey)
     }
 
     /// What `client` is told of `site` (lower case); `None` when there is no such site. One binary
     /// search. An IPv4 client is given as IPv4, never mapped into IPv6.
     pub fn answer(&self, client: IpAddr, site: &str) -> Option<Answer<'_>> {
-        let site = self.sites.get(site)?;
-        let (told, scope) = site.table.get(&self.inputs, &self.knowledge, client);
-        Some(Answer { inputs: &self.inputs, told, scope })
+        let site = self.site_ref(site)?;
+        Some(self.told(site, self.choose(site, client)))
     }
 
     /// All replicas of `site` for `client`, best first. The first is what the client is told.
     pub fn rank(&self, client: IpAddr, site: &SiteName) -> Option<Ranking> {
-        let site = self.sites.get(site)?;
-        let (told, scope) = site.table.get(&self.inputs, &self.knowledge, client);
+        let site = self.find(site.as_str())?;
+        let (told, scope) = self.table(site).get(client);
         let (_, mut order) = self.order(site, client);
         let place = |member: u32| told.place(member).unwrap_or(usize::MAX);
         order.sort_by_key(|candidate| place(candidate.member));
@@ -267,10 +346,10 @@ impl Generation {
 
     fn order(&self, site: &Site, client: IpAddr) -> (Locality, Vec<Candidate>) {
         let (locality, known) = self.knowledge.locate(client);
-        let order = self.knowledge.order(site.table.members(), locality, &known);
+        let order = self.knowledge.order(self.table(site).members(), locality, &known);
         if order.iter().all(|candidate| candidate.estimate.rtt_us.is_none()) {
             let prefix = client_prefix(client);
-            return (Locality::Unknown(prefix), self.knowledge.hashed(site.table.members(), prefix));
+            return (Locality::Unknown(prefix), self.knowledge.hashed(self.table(site).members(), prefix));
         }
         (locality, order)
     }
@@ -295,13 +374,16 @@ impl Generation {
     /// Why `client` is told what it is told of `site`: every member, and every reason.
     pub fn why(&self, client: IpAddr, site: &SiteName) -> Option<Why> {
         let ranking = self.rank(client, site)?;
-        let site = self.sites.get(site)?;
+        let site = self.find(site.as_str())?;
         let (locality, known) = self.knowledge.locate(client);
         let landmark = self.knowledge.estimator.landmark(&known);
-        let fresh = tell(&self.inputs, &self.order(site, client).1, Told::default());
-        let (told, _) = site.table.get(&self.inputs, &self.knowledge, client);
+        let (ordered_as, order) = self.order(site, client);
+        let fresh = tell(&self.inputs, &order, Told::default());
+        let (told, _) = self.table(site).get(client);
+        // Those of whom nothing is known are divided anew each time: nothing is kept.
+        let kept = fresh.first() != told.first() && !matches!(ordered_as, Locality::Unknown(_));
         let excluded =
-            (0..).zip(&self.inputs.members).filter(|(index, _)| !site.table.members().contains(index));
+            (0..).zip(&self.inputs.members).filter(|(index, _)| !self.table(site).members().contains(index));
         Some(why::explain(why::Facts {
             generation: self,
             site: &site.input,
@@ -309,7 +391,7 @@ impl Generation {
             locality,
             place: self.knowledge.geo.lookup(client),
             landmark: landmark.map(|landmark| self.inputs.members[landmark.member as usize].name.clone()),
-            kept: fresh.first() != told.first(),
+            kept,
             excluded: excluded.map(|(index, member)| (member, self.exclusion_of(site, index))).collect(),
             ranking,
         }))
@@ -356,14 +438,11 @@ impl Generation {
 
     /// How large it is, for metrics and logs.
     pub fn size(&self) -> Size {
-        let mut tables: Vec<&Arc<Table>> = self.sites.values().map(|site| &site.table).collect();
-        tables.sort_by_key(|table| Arc::as_ptr(table));
-        tables.dedup_by(|a, b| Arc::ptr_eq(a, b));
         Size {
             members: self.inputs.members.len(),
             sites: self.sites.len(),
-            tables: tables.len(),
-            runs: tables.iter().map(|table| table.runs()).sum(),
+            tables: self.tables.len(),
+            runs: self.tables.iter().map(Table::runs).sum(),
         }
     }
 }

@@ -24,7 +24,8 @@
 //! 4. `table`: the choices of every run are merged where they are equal, so that a lookup is one
 //!    binary search and tells the widest prefix over which the answer holds (the ECS scope of
 //!    RFC 7871).
-//! 5. [`why`]: the same functions run again for one client, and every reason is kept.
+//! 5. `split`: where one answer does not suit all clients of a run, they are divided by hashing.
+//! 6. [`why`]: the same functions run again for one client, and every reason is kept.
 //!
 //! # Trade-offs
 //!
@@ -46,12 +47,13 @@ mod generation;
 pub mod geo;
 mod inputs;
 mod range;
+mod split;
 mod table;
 pub mod why;
 
 pub use eligible::{Exclusion, Tier};
 pub use estimate::Source;
-pub use generation::{Answer, Generation, Ranked, Ranking};
+pub use generation::{Answer, Choice, ChoiceKey, Generation, Ranked, Ranking, SiteRef};
 pub use geo::{GeoDb, GeoError};
 pub use inputs::{Health, Inputs, LoadError, MemberInput, SiteInput};
 pub use why::Why;

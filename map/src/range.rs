@@ -10,20 +10,21 @@ use std::fmt::Debug;
 
 /// An address as a number.
 pub(crate) trait Bits: Copy + Ord + Debug {
-    /// Bits in an address.
-    const WIDTH: u8;
     /// The lowest address.
     const ZERO: Self;
     /// Lowest and highest address of the block of prefix length `len` around `self`.
     fn block(self, len: u8) -> (Self, Self);
     /// The next higher address; `None` after the highest.
     fn next(self) -> Option<Self>;
+    /// The next lower address; `None` before the lowest.
+    fn previous(self) -> Option<Self>;
+    /// How many leading bits `self` has in common with `other`.
+    fn common(self, other: Self) -> u8;
 }
 
 macro_rules! bits {
     ($number:ty) => {
         impl Bits for $number {
-            const WIDTH: u8 = <$number>::BITS as u8;
             const ZERO: Self = 0;
             fn block(self, len: u8) -> (Self, Self) {
                 let host = <$number>::MAX.checked_shr(u32::from(len)).unwrap_or(0);
@@ -31,6 +32,12 @@ macro_rules! bits {
             }
             fn next(self) -> Option<Self> {
                 self.checked_add(1)
+            }
+            fn previous(self) -> Option<Self> {
+                self.checked_sub(1)
+            }
+            fn common(self, other: Self) -> u8 {
+                (self ^ other).leading_zeros() as u8
             }
         }
     };
@@ -85,23 +92,13 @@ impl<B: Bits, V: Copy + PartialEq> Ranges<B, V> {
     /// The value at `address` and its scope.
     pub(crate) fn get(&self, address: B) -> (V, u8) {
         let at = self.starts.partition_point(|start| *start <= address).saturating_sub(1);
-        let first = self.starts[at];
-        let end = self.starts.get(at + 1).copied();
-        let inside = |len: u8| {
-            let (low, high) = address.block(len);
-            low >= first && end.is_none_or(|end| high < end)
-        };
-        // Blocks nest, so `inside` turns true once: find where.
-        let (mut outside, mut scope) = (0, B::WIDTH);
-        while outside < scope {
-            let middle = outside + (scope - outside) / 2;
-            if inside(middle) {
-                scope = middle;
-            } else {
-                outside = middle + 1;
-            }
-        }
-        (self.values[at], scope)
+        // A block around the address stays inside the run if it has neither the last address
+        // before the run nor the first one after it, that is, if it is longer than what the
+        // address has in common with these.
+        let beyond = |other: B| address.common(other) + 1;
+        let before = self.starts[at].previous().map_or(0, beyond);
+        let after = self.starts.get(at + 1).map_or(0, |next| beyond(*next));
+        (self.values[at], before.max(after))
     }
 }
 

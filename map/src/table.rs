@@ -3,13 +3,16 @@
 //! An *answer* is what a client is told: for each address family, the best replica and those that
 //! are materially as good (at most [`PICKS_MAX`] together, the best first). Clients of one place
 //! that nothing was observed of share an answer; an observed prefix has its own. Where nothing is
-//! known at all, the answer is chosen by rendezvous hashing of the client's /24 or /48 when asked
-//! for: such runs hold [`HASHED`], and their scope is never wider than that prefix.
+//! known at all, clients are divided evenly among the replicas by their /24 or /48 (see `split`), and a scope is never wider than that prefix.
+//!
+//! A run's value is a number: of an answer, or with [`SPLIT`] set of a split. Answers are numbered
+//! densely, so that whoever encodes them beforehand keeps an array ([`Table::choose`]).
 
 use crate::estimate::{Client, Estimate, Estimator, Source, materially_better};
 use crate::geo::{GeoDb, PlaceId};
 use crate::inputs::Inputs;
 use crate::range::{Bits, Ranges};
+use crate::split::{Share, Split, client_number, even_pairs, mix, score};
 use godwit_core::geo::Coordinates;
 use godwit_core::key::MemberId;
 use ipnet::IpNet;
@@ -26,8 +29,8 @@ const SHORT_LIST: usize = 8;
 pub(crate) const CLIENT_V4_LEN: u8 = 24;
 /// See [`CLIENT_V4_LEN`].
 pub(crate) const CLIENT_V6_LEN: u8 = 48;
-/// Instead of an answer's number: chosen by hash.
-const HASHED: u32 = u32::MAX;
+/// Marks a value that is not an answer's number but a split's.
+const SPLIT: u32 = 1 << 31;
 
 /// What is known of clients, shared by all tables of a generation.
 #[derive(Debug)]
@@ -77,6 +80,9 @@ pub(crate) struct Told {
 pub(crate) struct Table {
     members: Vec<u32>,
     answers: Vec<Told>,
+    splits: Vec<Split>,
+    /// What those are told of whom nothing is known.
+    unknown: u32,
     v4: Ranges<u32, u32>,
     v6: Ranges<u128, u32>,
     /// What each locality is told, for the next generation to lean on. Sorted.
@@ -102,13 +108,22 @@ impl Family {
 
 /// The prefix by which a client without a known place is told apart.
 pub(crate) fn client_prefix(client: IpAddr) -> IpNet {
-    let len = if client.is_ipv4() { CLIENT_V4_LEN } else { CLIENT_V6_LEN };
-    IpNet::new_assert(client, len).trunc()
+    IpNet::new_assert(client, client_len(client)).trunc()
+}
+
+fn client_len(client: IpAddr) -> u8 {
+    if client.is_ipv4() { CLIENT_V4_LEN } else { CLIENT_V6_LEN }
 }
 
 impl Picks {
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.members[..usize::from(self.len)].iter().copied()
+    }
+
+    fn of(member: Option<u32>) -> Picks {
+        let mut picks = Picks::default();
+        member.iter().for_each(|member| picks.push(*member));
+        picks
     }
 
     fn first(&self) -> Option<u32> {
@@ -238,8 +253,12 @@ impl Knowledge {
         members.into_iter().map(|member| Candidate { member, estimate: Estimate::UNKNOWN }).collect()
     }
 
+    fn seed(&self, member: u32) -> u64 {
+        self.seeds.get(member as usize).copied().unwrap_or(0)
+    }
+
     fn score(&self, member: u32, number: u64) -> u64 {
-        mix(self.seeds.get(member as usize).copied().unwrap_or(0) ^ mix(number))
+        score(self.seed(member), number)
     }
 }
 
@@ -249,20 +268,9 @@ impl Locality {
             Locality::Place(place) => {
                 mix((place.lat().to_bits() ^ mix(place.lon().to_bits())).rotate_left(1))
             }
-            Locality::Prefix(net) | Locality::Unknown(net) => match net.addr() {
-                IpAddr::V4(address) => u64::from(u32::from(address) >> (32 - CLIENT_V4_LEN)),
-                IpAddr::V6(address) => 1 << 63 | (u128::from(address) >> (128 - CLIENT_V6_LEN)) as u64,
-            },
+            Locality::Prefix(net) | Locality::Unknown(net) => client_number(net.addr()),
         }
     }
-}
-
-/// The finaliser of SplitMix64: every output bit depends on every input bit.
-fn mix(mut z: u64) -> u64 {
-    z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// What clients are told, given their ranking and what they were told before.
@@ -300,13 +308,18 @@ impl Table {
         members: Vec<u32>,
         before: &dyn Fn(Locality) -> Told,
     ) -> Table {
-        let mut compiler =
-            Compiler { inputs, knowledge, members, before, numbers: BTreeMap::new(), told: Vec::new() };
-        // With one replica there is nothing to choose, and its answer holds for everybody.
-        let unknown = match compiler.members.len() {
-            0 | 1 => compiler.constant(),
-            _ => HASHED,
+        let mut compiler = Compiler {
+            inputs,
+            knowledge,
+            members,
+            before,
+            numbers: BTreeMap::new(),
+            splits: BTreeMap::new(),
+            unknown: 0,
+            told: Vec::new(),
         };
+        compiler.unknown = compiler.even_split();
+        let unknown = compiler.unknown;
         let places: Vec<u32> = knowledge
             .geo
             .points()
@@ -325,13 +338,10 @@ impl Table {
         }
         let value = |place: PlaceId| places.get(place.index()).copied().unwrap_or(unknown);
         let (v4, v6) = (overlay(knowledge.geo.v4(), value, &v4), overlay(knowledge.geo.v6(), value, &v6));
-        let Compiler { members, numbers, mut told, .. } = compiler;
+        let Compiler { members, numbers, splits, mut told, .. } = compiler;
         told.sort_unstable();
-        let mut answers = vec![Told::default(); numbers.len()];
-        for (answer, number) in numbers {
-            answers[number as usize] = answer;
-        }
-        Table { members, answers, v4, v6, told }
+        let (answers, splits) = (in_order(numbers), in_order(splits));
+        Table { members, answers, splits, unknown, v4, v6, told }
     }
 
     pub(crate) fn members(&self) -> &[u32] {
@@ -343,40 +353,56 @@ impl Table {
         self.v4.len() + self.v6.len()
     }
 
-    /// What a client is told, and the widest prefix in which all are told the same.
-    pub(crate) fn get(&self, inputs: &Inputs, knowledge: &Knowledge, client: IpAddr) -> (Told, u8) {
-        let (number, scope) = match client {
+    /// The number of a client's answer, and the widest prefix in which all have the same.
+    pub(crate) fn choose(&self, client: IpAddr) -> (u32, u8) {
+        let (value, scope) = match client {
             IpAddr::V4(address) => self.v4.get(address.into()),
             IpAddr::V6(address) => self.v6.get(address.into()),
         };
-        if let Some(told) = self.answers.get(number as usize) {
-            return (*told, scope);
+        if value & SPLIT == 0 {
+            return (value, scope);
         }
-        let prefix = client_prefix(client);
-        (self.hashed(inputs, knowledge, prefix), scope.max(prefix.prefix_len()))
+        (self.resolve(value, client), scope.max(client_len(client)))
     }
 
-    /// What a locality is told.
-    pub(crate) fn told(&self, inputs: &Inputs, knowledge: &Knowledge, locality: Locality) -> Option<Told> {
+    /// The answer of this number.
+    pub(crate) fn answer(&self, number: u32) -> Told {
+        self.answers.get(number as usize).copied().unwrap_or_default()
+    }
+
+    /// How many answers there are.
+    pub(crate) fn answers(&self) -> u32 {
+        self.answers.len() as u32
+    }
+
+    /// What a client is told, and the widest prefix in which all are told the same.
+    pub(crate) fn get(&self, client: IpAddr) -> (Told, u8) {
+        let (number, scope) = self.choose(client);
+        (self.answer(number), scope)
+    }
+
+    /// What a locality is told, if it has an answer of its own.
+    pub(crate) fn told(&self, locality: Locality) -> Option<Told> {
         if let Locality::Unknown(prefix) = locality {
-            return Some(self.hashed(inputs, knowledge, prefix));
+            return Some(self.answer(self.resolve(self.unknown, prefix.addr())));
         }
         let at = self.told.binary_search_by_key(&locality, |(locality, _)| *locality).ok()?;
-        self.answers.get(self.told[at].1 as usize).copied()
+        Some(self.answer(self.told[at].1))
     }
 
-    fn hashed(&self, inputs: &Inputs, knowledge: &Knowledge, prefix: IpNet) -> Told {
-        let number = Locality::Unknown(prefix).number();
-        let best = |family: Family| {
-            let serving = self.members.iter().filter(|member| family.serves(inputs, **member));
-            let best =
-                serving.max_by_key(|member| (knowledge.score(**member, number), std::cmp::Reverse(**member)));
-            let mut picks = Picks::default();
-            best.iter().for_each(|member| picks.push(**member));
-            picks
-        };
-        Told { v4: best(Family::V4), v6: best(Family::V6) }
+    fn resolve(&self, value: u32, client: IpAddr) -> u32 {
+        match self.splits.get((value ^ SPLIT) as usize) {
+            Some(split) => split.choose(client_number(client)),
+            None => value,
+        }
     }
+}
+
+/// The keys of a numbering, by number.
+fn in_order<T>(numbers: BTreeMap<T, u32>) -> Vec<T> {
+    let mut items: Vec<(T, u32)> = numbers.into_iter().collect();
+    items.sort_unstable_by_key(|(_, number)| *number);
+    items.into_iter().map(|(item, _)| item).collect()
 }
 
 struct Compiler<'a> {
@@ -385,26 +411,49 @@ struct Compiler<'a> {
     members: Vec<u32>,
     before: &'a dyn Fn(Locality) -> Told,
     numbers: BTreeMap<Told, u32>,
+    splits: BTreeMap<Split, u32>,
+    unknown: u32,
     told: Vec<(Locality, u32)>,
 }
 
 impl Compiler<'_> {
     fn locality(&mut self, locality: Locality, client: Client) -> u32 {
         let order = self.knowledge.order(&self.members, locality, &client);
-        let number = if order.iter().all(|candidate| candidate.estimate.rtt_us.is_none()) && order.len() > 1 {
+        if order.iter().all(|candidate| candidate.estimate.rtt_us.is_none()) {
             // Its place is known but no replica's is: as good as unknown.
-            return HASHED;
-        } else {
-            self.number(tell(self.inputs, &order, (self.before)(locality)))
-        };
+            return self.unknown;
+        }
+        let number = self.number(tell(self.inputs, &order, (self.before)(locality)));
         self.told.push((locality, number));
         number
     }
 
-    fn constant(&mut self) -> u32 {
-        let candidate = |member: &u32| Candidate { member: *member, estimate: Estimate::UNKNOWN };
-        let order: Vec<Candidate> = self.members.iter().map(candidate).collect();
-        self.number(tell(self.inputs, &order, Told::default()))
+    /// All members, with an equal part of the clients each. With one there is nothing to choose,
+    /// and its answer holds for everybody.
+    fn even_split(&mut self) -> u32 {
+        let serving = |family: Family| -> Vec<u32> {
+            self.members.iter().copied().filter(|member| family.serves(self.inputs, *member)).collect()
+        };
+        let pairs = even_pairs(&serving(Family::V4), &serving(Family::V6));
+        let shares = pairs
+            .into_iter()
+            .map(|(v4, v6, weight)| {
+                let seeds = [v4, v6].map(|member| member.map_or(0, |member| self.knowledge.seed(member)));
+                let seed = if v4 == v6 { seeds[0] } else { mix(seeds[0]) ^ seeds[1] };
+                let told = Told { v4: Picks::of(v4), v6: Picks::of(v6) };
+                Share { answer: self.number(told), weight, seed }
+            })
+            .collect();
+        self.split(shares)
+    }
+
+    /// The value of a run whose clients are divided by `shares`.
+    fn split(&mut self, shares: Vec<Share>) -> u32 {
+        match (Split::new(shares), self.splits.len() as u32) {
+            (None, _) => self.number(Told::default()),
+            (Some(split), _) if split.len() == 1 => split.choose(0),
+            (Some(split), next) => SPLIT | *self.splits.entry(split).or_insert(next),
+        }
     }
 
     fn number(&mut self, told: Told) -> u32 {

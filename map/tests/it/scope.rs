@@ -126,6 +126,10 @@ proptest! {
         for client in clients {
             let answer = generation.answer(client, "www").unwrap();
             let ranking = generation.rank(client, &"www".parse().unwrap()).unwrap();
+            let site = generation.site_ref("www").unwrap();
+            let choice = generation.choose(site, client);
+            prop_assert!(choice.key.index() < generation.choices(site).len());
+            prop_assert!(generation.told(site, choice).v6().eq(answer.v6()), "{:?}", choice);
             let told: Vec<_> = answer.v4().map(|(member, _)| member.id).collect();
             let ranked: Vec<_> = ranking.replicas.iter().take(told.len()).map(|r| r.member).collect();
             prop_assert_eq!(ranked, told);

@@ -1,0 +1,190 @@
+//! Clients of one run spread over several answers.
+//!
+//! A run of a table usually has one answer. Where nothing is known of its clients, or where one
+//! answer would be too much for its replicas, the run has a *split*: shares, each with an answer
+//! and a weight, of which a client gets one by rendezvous hashing of its /24 or /48. So a client
+//! always gets the same, the loss of a share moves only the clients it had, and every redirector
+//! decides alike. A scope in a split is never wider than the prefix that was hashed.
+
+use crate::table::{CLIENT_V4_LEN, CLIENT_V6_LEN};
+use std::net::IpAddr;
+
+/// Some of a split's clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Share {
+    /// What they are told: a number of the table's answers.
+    pub(crate) answer: u32,
+    /// How large it is beside the others; above 0.
+    pub(crate) weight: u32,
+    /// What makes it another than the others in hashing.
+    pub(crate) seed: u64,
+}
+
+/// Shares, among which clients are divided by their weights. Never empty.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Split {
+    shares: Vec<Share>,
+    /// Whether all weigh the same: then scores compare as integers.
+    even: bool,
+}
+
+impl Split {
+    /// A split of `shares`; `None` when there is none with a weight.
+    pub(crate) fn new(mut shares: Vec<Share>) -> Option<Split> {
+        shares.retain(|share| share.weight > 0);
+        let first = shares.first()?.weight;
+        let even = shares.iter().all(|share| share.weight == first);
+        Some(Split { shares, even })
+    }
+
+    /// How many shares there are; at least one.
+    pub(crate) fn len(&self) -> usize {
+        self.shares.len()
+    }
+
+    /// The answer for a client prefix, given by [`client_number`].
+    pub(crate) fn choose(&self, client: u64) -> u32 {
+        let uniform = |share: &Share| score(share.seed, client);
+        let best = if self.even {
+            // Of equals the first, as everywhere.
+            self.shares.iter().rev().max_by_key(|share| uniform(share))
+        } else {
+            // Weighted rendezvous: the largest ln(u)/w, u uniform in (0, 1), falls to each share
+            // with a probability in proportion to its weight.
+            let score = |share: &Share| {
+                let uniform = (uniform(share) >> 11) as f64 / (1u64 << 53) as f64;
+                uniform.max(f64::MIN_POSITIVE).ln() / f64::from(share.weight)
+            };
+            self.shares.iter().rev().max_by(|a, b| score(a).total_cmp(&score(b)))
+        };
+        best.map_or(0, |share| share.answer)
+    }
+}
+
+/// The number by which a client prefix is hashed.
+pub(crate) fn client_number(client: IpAddr) -> u64 {
+    match client {
+        IpAddr::V4(address) => u64::from(u32::from(address) >> (32 - CLIENT_V4_LEN)),
+        IpAddr::V6(address) => 1 << 63 | (u128::from(address) >> (128 - CLIENT_V6_LEN)) as u64,
+    }
+}
+
+/// How much `seed` wants `number`: uniform, and independent for each pair.
+pub(crate) fn score(seed: u64, number: u64) -> u64 {
+    mix(seed ^ mix(number))
+}
+
+/// The finaliser of SplitMix64: every output bit depends on every input bit.
+pub(crate) fn mix(mut z: u64) -> u64 {
+    z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Pairs members for IPv4 with members for IPv6 so that in each family every member has an equal
+/// part of all weight, those that serve both being paired with themselves as far as that goes.
+/// Weights are whole: the parts are `v4.len() * v6.len()` together. At most `v4.len() + v6.len()`
+/// pairs.
+pub(crate) fn even_pairs(v4: &[u32], v6: &[u32]) -> Vec<(Option<u32>, Option<u32>, u32)> {
+    let (a, b) = (v4.len() as u32, v6.len() as u32);
+    if a == 0 || b == 0 {
+        let alone = v4.iter().map(|member| (Some(*member), None, 1));
+        return alone.chain(v6.iter().map(|member| (None, Some(*member), 1))).collect();
+    }
+    let mut rest_v4: Vec<(u32, u32)> = v4.iter().map(|member| (*member, b)).collect();
+    let mut rest_v6: Vec<(u32, u32)> = v6.iter().map(|member| (*member, a)).collect();
+    let mut pairs = Vec::new();
+    for (member, left) in &mut rest_v4 {
+        if let Some((_, other)) = rest_v6.iter_mut().find(|(other, _)| other == member) {
+            let weight = a.min(b);
+            *left -= weight;
+            *other -= weight;
+            pairs.push((Some(*member), Some(*member), weight));
+        }
+    }
+    // What is left goes together in order: the sums are equal, so both lists end at once.
+    let mut others = rest_v6.into_iter().filter(|(_, left)| *left > 0).peekable();
+    for (member, mut left) in rest_v4 {
+        while left > 0 {
+            let Some((other, free)) = others.peek_mut() else { break };
+            let weight = left.min(*free);
+            pairs.push((Some(member), Some(*other), weight));
+            left -= weight;
+            *free -= weight;
+            if *free == 0 {
+                others.next();
+            }
+        }
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(weights: &[u32]) -> Vec<u32> {
+        let share =
+            |(weight, answer): (&u32, u32)| Share { answer, weight: *weight, seed: mix(answer.into()) };
+        let split = Split::new(weights.iter().zip(0..).map(share).collect()).unwrap();
+        let mut counts = vec![0; weights.len()];
+        for client in 0..20_000 {
+            counts[split.choose(client) as usize] += 1;
+        }
+        counts
+    }
+
+    #[track_caller]
+    fn check(weights: &[u32]) {
+        let total: u32 = weights.iter().sum();
+        for (count, weight) in counts(weights).into_iter().zip(weights) {
+            let expected = 20_000 * weight / total;
+            assert!(count.abs_diff(expected) < 500, "{weights:?}: {count} of {expected}");
+        }
+    }
+
+    #[test]
+    fn clients_divide_by_weight() {
+        check(&[1, 1, 1]);
+        check(&[7, 2, 1]);
+        check(&[1000, 1]);
+        check(&[5, 0, 5]);
+    }
+
+    #[test]
+    fn a_share_that_shrinks_loses_clients_and_moves_no_others() {
+        let split = |weight| {
+            let share = |answer| Share {
+                answer,
+                weight: if answer == 0 { weight } else { 10 },
+                seed: mix(answer.into()),
+            };
+            Split::new((0..4).map(share).collect()).unwrap()
+        };
+        let (before, after) = (split(10), split(5));
+        for client in 0..5_000 {
+            let (before, after) = (before.choose(client), after.choose(client));
+            assert!(before == after || before == 0, "{client} moved from {before} to {after}");
+        }
+    }
+
+    #[test]
+    fn pairs_give_every_member_of_a_family_the_same() {
+        for (v4, v6) in [
+            (vec![1, 2, 3], vec![2, 3]),
+            (vec![1, 2], vec![3, 4, 5]),
+            (vec![1], vec![1]),
+            (vec![1, 2, 3], vec![2, 4, 5, 6]),
+        ] {
+            let pairs = even_pairs(&v4, &v6);
+            assert!(pairs.len() <= v4.len() + v6.len(), "{pairs:?}");
+            let of = |f: &dyn Fn(&(Option<u32>, Option<u32>, u32)) -> bool| {
+                pairs.iter().filter(|p| f(p)).map(|p| p.2).sum::<u32>()
+            };
+            assert!(v4.iter().all(|m| of(&|p| p.0 == Some(*m)) == v6.len() as u32), "{pairs:?}");
+            assert!(v6.iter().all(|m| of(&|p| p.1 == Some(*m)) == v4.len() as u32), "{pairs:?}");
+        }
+        assert_eq!(even_pairs(&[7, 8], &[]), [(Some(7), None, 1), (Some(8), None, 1)]);
+    }
+}
