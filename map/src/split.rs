@@ -82,11 +82,14 @@ pub(crate) fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// A member for IPv4, one for IPv6, and the weight of both together.
+pub(crate) type Pair = (Option<u32>, Option<u32>, u32);
+
 /// Pairs members for IPv4 with members for IPv6 so that in each family every member has an equal
 /// part of all weight, those that serve both being paired with themselves as far as that goes.
 /// Weights are whole: the parts are `v4.len() * v6.len()` together. At most `v4.len() + v6.len()`
 /// pairs.
-pub(crate) fn even_pairs(v4: &[u32], v6: &[u32]) -> Vec<(Option<u32>, Option<u32>, u32)> {
+pub(crate) fn even_pairs(v4: &[u32], v6: &[u32]) -> Vec<Pair> {
     let (a, b) = (v4.len() as u32, v6.len() as u32);
     if a == 0 || b == 0 {
         let alone = v4.iter().map(|member| (Some(*member), None, 1));
@@ -179,9 +182,7 @@ mod tests {
         ] {
             let pairs = even_pairs(&v4, &v6);
             assert!(pairs.len() <= v4.len() + v6.len(), "{pairs:?}");
-            let of = |f: &dyn Fn(&(Option<u32>, Option<u32>, u32)) -> bool| {
-                pairs.iter().filter(|p| f(p)).map(|p| p.2).sum::<u32>()
-            };
+            let of = |f: &dyn Fn(&Pair) -> bool| pairs.iter().filter(|p| f(p)).map(|p| p.2).sum::<u32>();
             assert!(v4.iter().all(|m| of(&|p| p.0 == Some(*m)) == v6.len() as u32), "{pairs:?}");
             assert!(v6.iter().all(|m| of(&|p| p.1 == Some(*m)) == v4.len() as u32), "{pairs:?}");
         }

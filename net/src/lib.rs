@@ -1,4 +1,5 @@
-//! The only unsafe code: namespaces, ports for packets, waiting, births of processes.
+//! The only unsafe code: namespaces, ports for packets, datagrams by the batch, waiting, births of
+//! processes.
 //!
 //! IO without opinions. Each module wraps a few system calls that no library of the project's
 //! wraps, in functions that are safe to call with any argument.
@@ -12,3 +13,4 @@ pub mod port;
 pub mod process;
 mod ring;
 pub mod tcp;
+pub mod udp;
