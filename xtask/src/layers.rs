@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("net", &[]),
     ("node", &["core", "map", "store", "overlay", "net"]),
     ("dns-plugin", &["core", "map"]),
-    ("redirector", &["core", "map", "dns-plugin"]),
+    ("redirector", &["core", "map", "net", "dns-plugin"]),
     ("testbed", &["core", "map", "net", "sim"]),
     ("cli", &["core", "map", "store", "overlay", "net", "node", "dns-plugin", "redirector", "testbed"]),
     ("benches", &["core", "map", "sim", "store", "overlay", "net", "node", "dns-plugin", "redirector"]),
