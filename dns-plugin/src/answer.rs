@@ -1,7 +1,7 @@
 //! Question and client in, records out.
 
-use godwit_core::name::ZoneName;
-use godwit_map::{Generation, Health, MemberInput};
+use crate::view::View;
+use godwit_map::{Generation, Health, MemberInput, SiteRef};
 use hickory_server::proto::op::ResponseCode;
 use hickory_server::proto::rr::rdata::{A, AAAA, HINFO, NS, SOA};
 use hickory_server::proto::rr::{DNSClass, Name, RData, Record, RecordType};
@@ -29,6 +29,28 @@ impl Default for Options {
     }
 }
 
+/// What a reply depends on beside the question and the view it is made from: whether it may be kept
+/// and repeated to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// On the client only through the map's choice for it at the [`Answerer::subject`] of the name:
+    /// clients with the same choice get the same records. The scope is the client's own.
+    Choice,
+    /// On nothing: the same for every client, with scope 0.
+    Shared,
+    /// On more than that, or it is not worth keeping (names that do not exist are without number).
+    Never,
+}
+
+/// Whose choice in the map decides the answer at a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The one for this site of the view's generation.
+    Choice(SiteRef),
+    /// Nobody's: the answer is the same for everybody.
+    Nobody,
+}
+
 /// The records of a reply.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reply {
@@ -45,6 +67,8 @@ pub struct Reply {
     /// The widest prefix length around the client for which the reply holds; 0 when it is the same
     /// for everybody.
     pub scope: u8,
+    /// Whether it may be repeated to others.
+    pub cache: Cache,
 }
 
 impl Reply {
@@ -55,16 +79,14 @@ impl Reply {
 
     fn refused(code: ResponseCode) -> Reply {
         let (answers, authority, additional) = (Vec::new(), Vec::new(), Vec::new());
-        Reply { code, authoritative: false, answers, authority, additional, scope: 0 }
+        Reply { code, authoritative: false, answers, authority, additional, scope: 0, cache: Cache::Never }
     }
 }
 
-/// Answers questions in one zone. A pure function of the generation it is given.
-#[derive(Clone, Debug)]
-pub struct Answerer {
-    origin: Name,
-    labels: usize,
-    options: Options,
+/// Answers questions in one zone. A pure function of the view it is given.
+#[derive(Clone, Copy)]
+pub struct Answerer<'a> {
+    view: &'a View,
 }
 
 /// What a name in the zone stands for.
@@ -77,25 +99,18 @@ enum Target<'a> {
     Empty,
 }
 
-impl Answerer {
-    /// For the zone `zone`.
-    pub fn new(zone: &ZoneName, options: Options) -> Answerer {
-        // A zone name is letters, digits and hyphens in labels of at most 63: always a domain name.
-        let origin = Name::from_ascii(format!("{zone}.")).unwrap_or_default();
-        let labels = origin.iter().count();
-        Answerer { origin, labels, options }
-    }
-
-    /// The zone's name.
-    pub fn origin(&self) -> &Name {
-        &self.origin
+impl<'v> Answerer<'v> {
+    /// From this view.
+    pub fn new(view: &'v View) -> Answerer<'v> {
+        Answerer { view }
     }
 
     /// Answers a question for `client`: the address whose replica is wanted. An IPv4 client is
     /// given as IPv4, never mapped into IPv6.
-    pub fn answer(&self, generation: &Generation, question: &Question<'_>) -> Reply {
+    pub fn answer(&self, question: &Question<'_>) -> Reply {
         let Question { name, kind, class, client } = *question;
-        if !matches!(class, DNSClass::IN | DNSClass::ANY) || !self.origin.zone_of(name) {
+        let zone = &*self.view.zone;
+        if !matches!(class, DNSClass::IN | DNSClass::ANY) || !zone.origin().zone_of(name) {
             return Reply::refused(ResponseCode::Refused);
         }
         match kind {
@@ -107,21 +122,54 @@ impl Answerer {
             other if (128..255).contains(&u16::from(other)) => return Reply::refused(ResponseCode::NotImp),
             _ => {}
         }
-        let reply =
-            Draft { answerer: self, generation, name, zone: name.trim_to(self.labels), kind, scope: 0 };
-        match self.target(generation, name) {
-            None => reply.negative(ResponseCode::NXDomain),
-            Some(target) => reply.positive(target, client),
+        let draft = Draft { view: self.view, name, zone: name.trim_to(zone.labels()), kind };
+        match self.target(name) {
+            None => Reply { cache: Cache::Never, ..draft.negative(ResponseCode::NXDomain) },
+            Some(target) => draft.positive(target, client),
         }
     }
 
-    fn target<'a>(&self, generation: &'a Generation, name: &Name) -> Option<Target<'a>> {
+    /// Whose choice decides what is answered at `name`: what a cache of replies must know before it
+    /// asks. `None` when the name does not exist.
+    pub fn subject(&self, name: &Name) -> Option<Subject> {
+        self.view.zone.origin().zone_of(name).then_some(())?;
+        Some(match self.target(name)? {
+            Target::Site(site) => Subject::Choice(self.view.generation.site_ref(&site)?),
+            Target::Apex | Target::Member(_) | Target::Region(_) | Target::Empty => Subject::Nobody,
+        })
+    }
+
+    /// The types that `name` has for some client, without those of DNSSEC: what a denial of the
+    /// others lists (RFC 4034, 4.1.2), less the type that is being denied. `None` when the name does
+    /// not exist; none of them when it only has names below it.
+    pub fn types_at(&self, name: &Name) -> Option<Vec<RecordType>> {
+        use RecordType::{A, AAAA, NS, SOA};
+        self.view.zone.origin().zone_of(name).then_some(())?;
+        let addresses = |members: &mut dyn Iterator<Item = &MemberInput>| {
+            let (mut v4, mut v6) = (false, false);
+            members.for_each(|member| {
+                v4 |= member.public_v4.is_some();
+                v6 |= member.public_v6.is_some();
+            });
+            [(v4, A), (v6, AAAA)].into_iter().filter_map(|(has, kind)| has.then_some(kind)).collect()
+        };
+        Some(match self.target(name)? {
+            Target::Apex => vec![NS, SOA],
+            Target::Site(_) => addresses(&mut self.view.generation.members().iter()),
+            Target::Member(member) => addresses(&mut std::iter::once(member)),
+            Target::Region(members) => addresses(&mut members.into_iter()),
+            Target::Empty => Vec::new(),
+        })
+    }
+
+    fn target(&self, name: &Name) -> Option<Target<'v>> {
+        let generation: &'v Generation = &self.view.generation;
         let count = name.iter().count();
         let label = |at: usize| {
             let label = name.iter().nth(at)?;
             Some(std::str::from_utf8(label).ok()?.to_ascii_lowercase())
         };
-        match count.checked_sub(self.labels)? {
+        match count.checked_sub(self.view.zone.labels())? {
             0 => Some(Target::Apex),
             1 => match label(0)?.as_str() {
                 "node" | "region" => Some(Target::Empty),
@@ -151,13 +199,11 @@ pub struct Question<'a> {
 }
 
 struct Draft<'a> {
-    answerer: &'a Answerer,
-    generation: &'a Generation,
+    view: &'a View,
     name: &'a Name,
     /// The zone in the case that the question wrote it in: so it is compressed in the reply.
     zone: Name,
     kind: RecordType,
-    scope: u8,
 }
 
 impl Draft<'_> {
@@ -193,7 +239,7 @@ impl Draft<'_> {
         match self.kind {
             RecordType::SOA => self.reply(vec![self.soa(ttl)]),
             RecordType::NS => {
-                let servers = || self.generation.name_servers().take(NAME_SERVERS_MAX);
+                let servers = || self.view.generation.name_servers().take(NAME_SERVERS_MAX);
                 let names: Vec<Name> = servers().map(|server| self.node_name(server)).collect();
                 let answers =
                     names.iter().map(|name| self.record(ttl, RData::NS(NS(name.clone())))).collect();
@@ -211,8 +257,8 @@ impl Draft<'_> {
         }
     }
 
-    fn site(mut self, site: &str, client: IpAddr) -> Reply {
-        let Some(answer) = self.generation.answer(client, site) else {
+    fn site(self, site: &str, client: IpAddr) -> Reply {
+        let Some(answer) = self.view.generation.answer(client, site) else {
             return self.negative(ResponseCode::NXDomain);
         };
         if answer.is_empty() {
@@ -227,11 +273,15 @@ impl Draft<'_> {
             }
             _ => Vec::new(),
         };
-        if answers.is_empty() {
-            return self.negative(ResponseCode::NoError);
-        }
-        self.scope = answer.scope;
-        self.reply(answers)
+        let reply = match answers.is_empty() {
+            // Another client may be sent to a replica that has such an address: as narrow.
+            true if matches!(self.kind, RecordType::A | RecordType::AAAA) => {
+                self.negative(ResponseCode::NoError)
+            }
+            true => return self.negative(ResponseCode::NoError),
+            false => self.reply(answers),
+        };
+        Reply { scope: answer.scope, cache: Cache::Choice, ..reply }
     }
 
     fn addresses(&self, ttl: Duration, members: &[&MemberInput]) -> Reply {
@@ -258,7 +308,7 @@ impl Draft<'_> {
     fn reply(&self, answers: Vec<Record>) -> Reply {
         let (authority, additional) = (Vec::new(), Vec::new());
         let code = ResponseCode::NoError;
-        Reply { code, authoritative: true, answers, authority, additional, scope: self.scope }
+        Reply { code, authoritative: true, answers, authority, additional, scope: 0, cache: Cache::Shared }
     }
 
     fn record(&self, ttl: Duration, data: RData) -> Record {
@@ -272,7 +322,7 @@ impl Draft<'_> {
         let soa = SOA::new(
             self.zone.clone(),
             contact,
-            serial(self.generation),
+            self.view.serial(),
             3600,
             600,
             604_800,
@@ -288,17 +338,8 @@ impl Draft<'_> {
     }
 
     fn options(&self) -> &Options {
-        &self.answerer.options
+        self.view.zone.options()
     }
-}
-
-/// The zone's serial: it counts heads (versions of sites, members), so that it grows with each of
-/// them and is the same on every redirector that knows the same.
-fn serial(generation: &Generation) -> u32 {
-    let versions = generation.sites().map(|site| site.number.0);
-    let members = generation.members().iter().map(|member| member.serial.0);
-    // RFC 1982: serials live modulo 2^32.
-    versions.chain(members).fold(1, |sum, number| sum.wrapping_add(number as u32))
 }
 
 fn seconds(ttl: Duration) -> u32 {

@@ -2,12 +2,12 @@
 //!
 //! hickory's `Catalog` cannot return a client subnet's scope, echoes whatever payload size a client
 //! claims, and answers malformed subnets. So this handler stands in its place: it screens the raw
-//! bytes, answers from the current generation, and writes the OPT record itself.
+//! bytes, answers from the current view, and writes the OPT record itself.
 
-use crate::answer::{Answerer, Options, Question, Reply};
+use crate::answer::{Answerer, Question, Reply};
 use crate::screen::{Opt, Screened, Subnet, screen};
 use crate::size::{Bounds, fit};
-use godwit_map::Shared;
+use crate::view::SharedView;
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::op::{Edns, Header, HeaderCounts, Metadata, ResponseCode};
@@ -24,17 +24,16 @@ pub(crate) const PAYLOAD_MAX: u16 = 1232;
 /// RFC 1035, 4.2.1: without EDNS.
 const PAYLOAD_PLAIN: u16 = 512;
 
-/// A hickory [`RequestHandler`] that answers from the map.
+/// A hickory [`RequestHandler`] that answers from the current view.
 #[derive(Clone)]
 pub struct Handler {
-    answerer: Answerer,
-    shared: Shared,
+    shared: SharedView,
 }
 
 impl Handler {
-    /// For the zone of the generation in `shared`.
-    pub fn new(shared: Shared, options: Options) -> Handler {
-        Handler { answerer: Answerer::new(shared.load().zone(), options), shared }
+    /// From what is current in `shared`.
+    pub fn new(shared: SharedView) -> Handler {
+        Handler { shared }
     }
 
     /// Decides on a request: pure, and the same for every transport but for the length.
@@ -61,7 +60,8 @@ impl Handler {
             class: original.query_class(),
             client: client(subnet, request.src().ip()),
         };
-        let mut reply = self.answerer.answer(&self.shared.load(), &question);
+        let view = self.shared.load();
+        let mut reply = Answerer::new(&view).answer(&question);
         let bounds = Bounds {
             query: request.as_slice().len(),
             question: 12 + original.name().len() + 4,
@@ -71,8 +71,7 @@ impl Handler {
                 None => PAYLOAD_PLAIN,
             }),
         };
-        let truncated =
-            request.protocol() == Protocol::Udp && !fit(&mut reply, self.answerer.origin(), bounds);
+        let truncated = request.protocol() == Protocol::Udp && !fit(&mut reply, view.zone.origin(), bounds);
         let edns = query.edns.as_ref().map(|opt| edns(opt, reply.scope));
         metadata.authoritative = reply.authoritative;
         metadata.truncation = truncated;

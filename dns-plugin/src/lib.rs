@@ -5,8 +5,8 @@
 //! - [`screen`]: is this packet a query that deserves an answer? Decided on the raw bytes, because
 //!   a message parser forgives what an authoritative server must not (a client subnet with bits
 //!   beyond its prefix, two OPT records, an option cut short).
-//! - [`Answerer`]: question and client in, records out; a pure function of the map's current
-//!   [`Generation`](godwit_map::Generation).
+//! - [`Answerer`]: question and client in, records out; a pure function of a [`View`], which is the
+//!   map's [`Generation`](godwit_map::Generation) and the [`Zone`]'s own contents at one moment.
 //! - Two ways into a hickory server: [`Handler`], an own
 //!   [`RequestHandler`](hickory_server::server::RequestHandler) with EDNS, client subnets and scopes
 //!   (RFC 7871), and [`MapZone`], a [`ZoneHandler`](hickory_server::zone_handler::ZoneHandler) that
@@ -35,8 +35,12 @@ mod answer;
 mod handler;
 pub mod screen;
 mod size;
+mod view;
+mod zone;
 mod zone_handler;
 
-pub use answer::{Answerer, Options, Reply};
+pub use answer::{Answerer, Cache, Options, Question, Reply, Subject};
 pub use handler::Handler;
+pub use view::{SharedView, View};
+pub use zone::Zone;
 pub use zone_handler::MapZone;

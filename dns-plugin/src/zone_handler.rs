@@ -4,11 +4,12 @@
 //!
 //! ```no_run
 //! # use std::sync::Arc;
-//! # fn mount(shared: godwit_map::Shared) {
-//! use godwit_dns_plugin::{MapZone, Options};
+//! # fn mount(map: godwit_map::Shared) {
+//! use godwit_dns_plugin::{MapZone, Options, SharedView, Zone};
 //! use hickory_server::zone_handler::{Catalog, ZoneHandler};
 //!
-//! let zone = MapZone::new(shared, Options::default());
+//! let zone = Zone::new(map.load().zone(), Options::default());
+//! let zone = MapZone::new(SharedView::new(map, zone));
 //! let mut catalog = Catalog::new();
 //! catalog.upsert(zone.origin().clone(), vec![Arc::new(zone)]);
 //! # }
@@ -18,8 +19,8 @@
 //! heeded here, although it could be read: the catalog cannot return a scope, and an answer for
 //! one subnet without a scope would be cached for all.
 
-use crate::answer::{Answerer, Options, Question, Reply};
-use godwit_map::Shared;
+use crate::answer::{Answerer, Question, Reply};
+use crate::view::SharedView;
 use hickory_server::proto::op::ResponseCode;
 use hickory_server::proto::rr::{DNSClass, LowerName, Name, RecordType, TSigResponseContext};
 use hickory_server::server::{Request, RequestInfo};
@@ -29,24 +30,23 @@ use hickory_server::zone_handler::{
 };
 use std::net::{IpAddr, Ipv4Addr};
 
-/// A [`ZoneHandler`] that answers from the map.
+/// A [`ZoneHandler`] that answers from the current view.
 pub struct MapZone {
-    answerer: Answerer,
     origin: LowerName,
-    shared: Shared,
+    shared: SharedView,
 }
 
 impl MapZone {
-    /// For the zone of the generation in `shared`.
-    pub fn new(shared: Shared, options: Options) -> MapZone {
-        let answerer = Answerer::new(shared.load().zone(), options);
-        let origin = LowerName::from(answerer.origin().clone());
-        MapZone { answerer, origin, shared }
+    /// From what is current in `shared`. The zone's name stays what it is now.
+    pub fn new(shared: SharedView) -> MapZone {
+        let origin = LowerName::from(shared.load().zone.origin().clone());
+        MapZone { origin, shared }
     }
 
     fn find(&self, name: &Name, kind: RecordType, client: IpAddr) -> LookupControlFlow<AuthLookup> {
         let question = Question { name, kind, class: DNSClass::IN, client };
-        let Reply { code, answers, additional, .. } = self.answerer.answer(&self.shared.load(), &question);
+        let view = self.shared.load();
+        let Reply { code, answers, additional, .. } = Answerer::new(&view).answer(&question);
         LookupControlFlow::Continue(match code {
             ResponseCode::NoError if answers.is_empty() => Err(LookupError::for_name_exists()),
             ResponseCode::NoError => Ok(AuthLookup::answers(

@@ -10,7 +10,7 @@ use godwit_core::content::VersionNumber;
 use godwit_core::geo::Coordinates;
 use godwit_core::key::SecretKey;
 use godwit_map::{Generation, GeoDb, Health, Inputs, MemberInput, SiteInput};
-use godwit_redirector::{Config, Redirector};
+use godwit_redirector::{Config, Redirector, SharedView, Zone};
 use prometheus_client::registry::Registry;
 use std::error::Error;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -41,7 +41,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let generation = Arc::new(arc_swap::ArcSwap::from_pointee(Generation::compute(&inputs, &geo, None)));
     let mut registry = Registry::default();
     let config = Config { listen: vec![listen], ..Config::default() };
-    let running = Redirector::start(config, generation, &mut registry).await?;
+    let zone = Zone::new(generation.load().zone(), config.options());
+    let running = Redirector::start(config, SharedView::new(generation, zone), &mut registry).await?;
     println!("edge.example.org on {:?}; Ctrl-C stops", running.addresses());
     tokio::signal::ctrl_c().await?;
     running.shutdown().await;

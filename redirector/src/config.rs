@@ -1,5 +1,6 @@
 //! The redirector's part of a configuration file.
 
+use godwit_dns_plugin::Options;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -71,12 +72,10 @@ impl Default for Limits {
 }
 
 impl Config {
-    pub(crate) fn ttl(&self) -> Duration {
-        Duration::from_secs(self.ttl_secs.into())
-    }
-
-    pub(crate) fn ttl_static(&self) -> Duration {
-        Duration::from_secs(self.ttl_static_secs.into())
+    /// How answers are made.
+    pub fn options(&self) -> Options {
+        let seconds = |count: u32| Duration::from_secs(count.into());
+        Options { ttl: seconds(self.ttl_secs), ttl_static: seconds(self.ttl_static_secs) }
     }
 
     /// At least one, and not more than a machine has use for.

@@ -1,20 +1,21 @@
 //! Authoritative DNS for the zone: sockets and limits around the plugin.
 //!
 //! ```no_run
-//! # async fn run(shared: godwit_map::Shared) -> Result<(), godwit_redirector::StartError> {
-//! use godwit_redirector::{Config, Redirector};
+//! # async fn run(map: godwit_map::Shared) -> Result<(), godwit_redirector::StartError> {
+//! use godwit_redirector::{Config, Redirector, SharedView, Zone};
 //!
 //! let mut registry = prometheus_client::registry::Registry::default();
 //! let config = Config { listen: vec!["192.0.2.53:53".parse().unwrap()], ..Config::default() };
-//! let running = Redirector::start(config, shared, &mut registry).await?;
+//! let zone = Zone::new(map.load().zone(), config.options());
+//! let running = Redirector::start(config, SharedView::new(map, zone), &mut registry).await?;
 //! println!("answering on {:?}", running.addresses());
 //! running.shutdown().await;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! The generation behind `shared` may be swapped at any time; each query is answered from one
-//! generation, and no query waits for another.
+//! The generation in the map's pointer and the zone in the [`SharedView`] may be swapped at any time;
+//! each query is answered from one view, and no query waits for another.
 //!
 //! How it is built:
 //!
@@ -43,10 +44,10 @@ mod tcp;
 mod udp;
 
 pub use config::{Config, Limits};
+pub use godwit_dns_plugin::{SharedView, Zone};
 pub use sockets::StartError;
 
-use godwit_dns_plugin::{Handler, Options};
-use godwit_map::Shared;
+use godwit_dns_plugin::Handler;
 use metrics::Metrics;
 use prometheus_client::registry::Registry;
 use std::net::SocketAddr;
@@ -66,13 +67,12 @@ impl Redirector {
     /// go into `registry`. When any address fails, none is kept.
     pub async fn start(
         config: Config,
-        shared: Shared,
+        shared: SharedView,
         registry: &mut Registry,
     ) -> Result<Running, StartError> {
         let sockets = sockets::listen(&config)?;
         let metrics = Arc::new(Metrics::register(registry));
-        let options = Options { ttl: config.ttl(), ttl_static: config.ttl_static() };
-        let engine = capture::Engine::new(Handler::new(shared, options), metrics.clone());
+        let engine = capture::Engine::new(Handler::new(shared), metrics.clone());
         let (stop, stopped) = watch::channel(());
         let mut tasks = JoinSet::new();
         let limiter = Arc::new(limit::Limiter::new(&config.limits));

@@ -13,7 +13,7 @@ use clap::Args;
 use godwit_core::certificate::Role;
 use godwit_node::datadir::DataDirError;
 use godwit_node::{Runtime, Settings, SharedRegistry, StartError};
-use godwit_redirector::{Redirector, Running};
+use godwit_redirector::{Redirector, Running, SharedView, Zone};
 use prometheus_client::metrics::gauge::Gauge;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -175,7 +175,10 @@ fn roles(granted: &[Role], asked: Option<&[Role]>) -> Outcome<Vec<Role>> {
 async fn start_redirector(config: &File, runtime: &Runtime) -> Outcome<Running> {
     let registry = runtime.registry();
     let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
-    let started = Redirector::start(config.redirector.clone(), runtime.generation(), &mut registry).await;
+    let generations = runtime.generation();
+    let zone = Zone::new(generations.load().zone(), config.redirector.options());
+    let view = SharedView::new(generations, zone);
+    let started = Redirector::start(config.redirector.clone(), view, &mut registry).await;
     Ok(started.context("the redirector cannot start")?)
 }
 

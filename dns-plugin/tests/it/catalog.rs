@@ -1,8 +1,8 @@
 //! The zone handler, mounted in a stock hickory server with its catalog, over real sockets; and
 //! the own request handler in the same server.
 
-use super::{Query, addresses, inputs, shared};
-use godwit_dns_plugin::{Handler, MapZone, Options};
+use super::{Query, addresses, inputs, shared, view};
+use godwit_dns_plugin::{Handler, MapZone};
 use hickory_server::Server;
 use hickory_server::proto::op::{Message, ResponseCode};
 use hickory_server::proto::rr::RecordType;
@@ -34,7 +34,7 @@ async fn ask(server: SocketAddr, query: &Query) -> Message {
 
 #[tokio::test]
 async fn the_zone_handler_answers_in_a_stock_catalog() {
-    let zone = MapZone::new(shared(&inputs()), Options::default());
+    let zone = MapZone::new(view(shared(&inputs())));
     let mut catalog = Catalog::new();
     catalog.upsert(zone.origin().clone(), vec![Arc::new(zone)]);
     let (mut server, address) = serve(catalog).await;
@@ -61,7 +61,7 @@ async fn the_zone_handler_answers_in_a_stock_catalog() {
 
 #[tokio::test]
 async fn the_own_handler_answers_in_a_stock_server() {
-    let (mut server, address) = serve(Handler::new(shared(&inputs()), Options::default())).await;
+    let (mut server, address) = serve(Handler::new(view(shared(&inputs())))).await;
     let query = Query::new("www.edge.example.org", RecordType::A).subnet(&[0, 1, 24, 0, 203, 0, 113]);
     let message = ask(address, &query).await;
     assert_eq!(addresses(&message), ["198.18.0.1"]);

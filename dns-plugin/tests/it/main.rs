@@ -12,7 +12,7 @@ use godwit_core::certificate::{Role, Serial};
 use godwit_core::content::VersionNumber;
 use godwit_core::geo::Coordinates;
 use godwit_core::key::SecretKey;
-use godwit_dns_plugin::{Handler, Options};
+use godwit_dns_plugin::{Handler, Options, SharedView, Zone};
 use godwit_map::{Generation, GeoDb, Health, Inputs, MemberInput, Shared, SiteInput};
 use hickory_server::net::NetError;
 use hickory_server::net::runtime::TokioTime;
@@ -73,6 +73,12 @@ pub(crate) fn geo() -> GeoDb {
 
 pub(crate) fn shared(inputs: &Inputs) -> Shared {
     Arc::new(ArcSwap::from_pointee(Generation::compute(inputs, &geo(), None)))
+}
+
+/// The view with a zone that has nothing beside the map.
+pub(crate) fn view(shared: Shared) -> SharedView {
+    let zone = Zone::new(shared.load().zone(), Options::default());
+    SharedView::new(shared, zone)
 }
 
 /// A query packet, piece by piece.
@@ -160,7 +166,7 @@ impl ResponseHandler for Caught {
 pub(crate) fn reply(shared: &Shared, packet: &[u8], protocol: Protocol) -> Option<Vec<u8>> {
     let source = "192.0.2.9:5353".parse().unwrap();
     let request = Request::from_bytes(packet.to_vec(), source, protocol).ok()?;
-    let handler = Handler::new(shared.clone(), Options::default());
+    let handler = Handler::new(view(shared.clone()));
     let caught = Caught::default();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(handler.handle_request::<_, TokioTime>(&request, caught.clone()));

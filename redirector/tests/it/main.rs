@@ -6,7 +6,7 @@ use godwit_core::certificate::{Role, Serial};
 use godwit_core::content::VersionNumber;
 use godwit_core::key::SecretKey;
 use godwit_map::{Generation, GeoDb, Health, Inputs, MemberInput, Shared, SiteInput};
-use godwit_redirector::{Config, Limits, Redirector, Running, StartError};
+use godwit_redirector::{Config, Limits, Redirector, Running, SharedView, StartError, Zone};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 use prometheus_client::registry::Registry;
@@ -51,6 +51,11 @@ fn shared(inputs: &Inputs) -> Shared {
     Arc::new(ArcSwap::from_pointee(Generation::compute(inputs, &GeoDb::empty(), None)))
 }
 
+fn view(shared: &Shared) -> SharedView {
+    let zone = Zone::new(shared.load().zone(), Config::default().options());
+    SharedView::new(shared.clone(), zone)
+}
+
 fn config(limits: Limits) -> Config {
     Config { listen: vec!["127.0.0.1:0".parse().unwrap()], workers: 2, limits, ..Config::default() }
 }
@@ -65,7 +70,7 @@ impl Bench {
     async fn new(members: u8, limits: Limits) -> Bench {
         let shared = shared(&inputs(members));
         let mut registry = Registry::with_prefix("godwit");
-        let running = Redirector::start(config(limits), shared.clone(), &mut registry).await.unwrap();
+        let running = Redirector::start(config(limits), view(&shared), &mut registry).await.unwrap();
         Bench { shared, registry, running }
     }
 
@@ -160,7 +165,7 @@ async fn udp_and_tcp_answer_on_one_port_and_stop() {
     assert!(closed(&mut stream).await);
     // The port is free again.
     let again = Config { listen: vec![address], ..config(Limits::default()) };
-    Redirector::start(again, bench.shared.clone(), &mut Registry::with_prefix("godwit"))
+    Redirector::start(again, view(&bench.shared), &mut Registry::with_prefix("godwit"))
         .await
         .unwrap()
         .shutdown()
@@ -300,7 +305,7 @@ async fn a_port_in_use_is_told_clearly() {
     let bench = Bench::new(1, Limits::default()).await;
     let second = |listen: SocketAddr| {
         let config = Config { listen: vec![listen], ..config(Limits::default()) };
-        Redirector::start(config, bench.shared.clone(), Box::leak(Box::new(Registry::with_prefix("godwit"))))
+        Redirector::start(config, view(&bench.shared), Box::leak(Box::new(Registry::with_prefix("godwit"))))
     };
     let address = bench.address();
     match second(address).await {
@@ -315,6 +320,6 @@ async fn a_port_in_use_is_told_clearly() {
     assert!(matches!(second(taken_at).await, Err(StartError::InUse(_))));
     assert!(matches!(second("192.0.2.1:5300".parse().unwrap()).await, Err(StartError::NotHere(_))));
     let nowhere = Config { listen: Vec::new(), ..Config::default() };
-    let none = Redirector::start(nowhere, bench.shared.clone(), &mut Registry::with_prefix("godwit")).await;
+    let none = Redirector::start(nowhere, view(&bench.shared), &mut Registry::with_prefix("godwit")).await;
     assert!(matches!(none, Err(StartError::NoAddress)));
 }
