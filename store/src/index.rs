@@ -8,6 +8,7 @@
 //!   [`VALUE_LEN_MAX`].
 //! - Damaged files make it panic, while opening or later: every call runs under `catch_unwind`,
 //!   and opening runs in a thread of its own with a time limit.
+//! - Its threads keep its lock for a moment after it was dropped: opening waits for it.
 //! - After one failed write every later one fails: the caller drops the index and opens it again.
 
 use crate::disk;
@@ -17,11 +18,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The longest value: sixteen of them in a leaf stay well under the quarter segment (128 KiB)
 /// beyond which sled puts a page into an unsynced file.
 pub(crate) const VALUE_LEN_MAX: usize = 4096;
+
+/// What sled says when another of its instances holds the files: its error has no kind of its own.
+const LOCKED: &str = "could not acquire lock";
+/// Between two attempts to get that lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A key and its new value; `None` removes it.
 pub(crate) type Change = (Vec<u8>, Option<Vec<u8>>);
@@ -71,11 +77,8 @@ impl SledIndex {
         let (sender, receiver) = mpsc::sync_channel(1);
         let path = dir.to_owned();
         let open = move || {
-            let opened = boundary(|| {
-                sled::Config::new().path(&path).cache_capacity(cache_bytes).flush_every_ms(Some(500)).open()
-            });
             // Nobody receives when the limit has passed; the index is dropped then.
-            let _ = sender.send(opened);
+            let _ = sender.send(open_unlocked(&path, cache_bytes, Instant::now() + limit));
         };
         thread::Builder::new()
             .name("store-open".into())
@@ -131,6 +134,21 @@ impl Index for SledIndex {
     }
 }
 
+/// Opens sled's files, waiting until `deadline` for whoever holds their lock. That is a thread of
+/// an index of this process that was dropped a moment ago and is not scheduled yet: the store's own
+/// lock keeps other processes away. Without waiting, a whole index would be taken for a damaged one.
+fn open_unlocked(path: &Path, cache_bytes: u64, deadline: Instant) -> Result<sled::Db, Trouble> {
+    loop {
+        let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(Some(500));
+        match boundary(|| config.open()) {
+            Err(Trouble::Damaged(why)) if why.contains(LOCKED) && Instant::now() < deadline => {
+                thread::sleep(LOCK_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// Runs what may panic.
 pub(crate) fn boundary<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, Trouble> {
     match catch_unwind(AssertUnwindSafe(call)) {
@@ -163,5 +181,32 @@ fn remove_leftovers(dir: &Path) {
             // If it stays, opening fails and the index is rebuilt.
             let _ = std::fs::remove_file(path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_let_go_of_late_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |limit| SledIndex::open(dir.path(), 1 << 20, limit);
+        let index = open(Duration::from_secs(60)).unwrap();
+        index.apply(vec![(b"key".to_vec(), Some(b"value".to_vec()))]).unwrap();
+        index.sync().unwrap();
+        drop(index);
+        // As a thread of the dropped index would.
+        let holder = File::open(dir.path().join("db")).unwrap();
+        holder.lock().unwrap();
+        let held = open(Duration::from_millis(50)).err();
+        assert!(matches!(&held, Some(Trouble::Damaged(_))), "held for ever: {held:?}");
+        let letting_go = thread::spawn(move || {
+            thread::sleep(LOCK_PAUSE * 5);
+            drop(holder);
+        });
+        let index = open(Duration::from_secs(60)).unwrap();
+        assert_eq!(index.get(b"key").unwrap(), Some(b"value".to_vec()));
+        letting_go.join().unwrap();
     }
 }

@@ -193,7 +193,7 @@ fn an_object_is_received_in_any_order_and_resumed_after_a_restart() {
     check_all(&store, std::slice::from_ref(&whole));
     drop(store);
     let (store, report) = open(dir.path());
-    assert_eq!((report.objects, report.found), (1, 0));
+    assert_eq!((report.objects, report.found), (1, 0), "{report:?}");
     check_all(&store, std::slice::from_ref(&whole));
 }
 
