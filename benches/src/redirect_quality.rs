@@ -176,7 +176,7 @@ impl<'a> World<'a> {
             replicas.iter().map(|place| member(matrix, &replicas, *place, &site)).collect();
         let inputs = Inputs {
             members: members?,
-            sites: vec![SiteInput { site: site.clone(), number: VersionNumber(1) }],
+            sites: vec![SiteInput::published(site.clone(), VersionNumber(1))],
             ..Inputs::new("edge.example.org".parse()?)
         };
         Ok(World { matrix, replicas, clients, geo: GeoDb::from_networks(networks), inputs, site })

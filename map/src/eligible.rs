@@ -6,7 +6,7 @@
 //! alone rules nobody out; only confirmed unreachability does, and it too gives way when it hits
 //! everybody (then it is more likely that this host is the one cut off).
 
-use crate::inputs::{Health, Inputs, MemberInput, SiteInput};
+use crate::inputs::{Health, Hosting, Inputs, MemberInput, SiteInput};
 use godwit_core::certificate::Role;
 use godwit_core::content::VersionNumber;
 use serde::Serialize;
@@ -24,6 +24,8 @@ pub enum Exclusion {
     Uncertified,
     /// It does not have the role *node*.
     NotANode,
+    /// The service does not run on it.
+    NotItsService,
     /// It has no address for clients.
     NoAddress,
     /// It is confirmed out of reach.
@@ -72,10 +74,11 @@ pub(crate) struct Eligible {
 
 /// The first rule that a member breaks for a site; `full` as [`is_full`] says.
 pub(crate) fn exclusion(member: &MemberInput, site: &SiteInput, full: bool) -> Option<Exclusion> {
-    let held = member.holds(site.site.as_str());
+    let held = held(member, site);
     let rules = [
         (member.certified, Exclusion::Uncertified),
         (member.has_role(Role::Node), Exclusion::NotANode),
+        (runs(member, site), Exclusion::NotItsService),
         (member.public_v4.is_some() || member.public_v6.is_some(), Exclusion::NoAddress),
         (member.state != Health::Unreachable, Exclusion::Unreachable),
         (member.state != Health::Unknown, Exclusion::Unheard),
@@ -86,6 +89,21 @@ pub(crate) fn exclusion(member: &MemberInput, site: &SiteInput, full: bool) -> O
         (!full, Exclusion::Full),
     ];
     rules.into_iter().find(|(kept, _)| !kept).map(|(_, exclusion)| exclusion)
+}
+
+/// The version that a member has of a site: of a service everybody has the current one.
+fn held(member: &MemberInput, site: &SiteInput) -> Option<VersionNumber> {
+    match &site.hosting {
+        Hosting::Content => member.holds(site.site.as_str()),
+        Hosting::Service(_) => Some(site.number),
+    }
+}
+
+fn runs(member: &MemberInput, site: &SiteInput) -> bool {
+    match &site.hosting {
+        Hosting::Content => true,
+        Hosting::Service(service) => service.runs_on(member),
+    }
 }
 
 /// Whether a member counts as full, given whether it did before.
@@ -102,12 +120,12 @@ pub(crate) fn eligible(inputs: &Inputs, site: &SiteInput, full: &[bool]) -> Elig
         .filter_map(|(member, index): (_, u32)| {
             let full = full.get(index as usize).copied().unwrap_or(false);
             let exclusion = exclusion(member, site, full);
-            use Exclusion::{NoAddress, NotANode, Uncertified};
-            if matches!(exclusion, Some(Uncertified | NotANode | NoAddress)) {
+            use Exclusion::{NoAddress, NotANode, NotItsService, Uncertified};
+            if matches!(exclusion, Some(Uncertified | NotANode | NotItsService | NoAddress)) {
                 return None;
             }
             let reached = matches!(member.state, Health::Alive | Health::Suspect) && member.ready;
-            Some(Node { index, held: member.holds(site.site.as_str()), exclusion, reached })
+            Some(Node { index, held: held(member, site), exclusion, reached })
         })
         .collect();
     let pick = |tier, keep: &dyn Fn(&Node) -> bool| {

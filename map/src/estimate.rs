@@ -53,6 +53,8 @@ pub enum Source {
     Landmark,
     /// From distance alone.
     Geography,
+    /// None: a rule lists its region.
+    Rule,
     /// Nothing is known: chosen by hash of the client's prefix.
     Unknown,
 }

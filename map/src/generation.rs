@@ -346,8 +346,9 @@ impl Generation {
 
     fn order(&self, site: &Site, client: IpAddr) -> (Locality, Vec<Candidate>) {
         let (locality, known) = self.knowledge.locate(client);
-        let order = self.knowledge.order(self.table(site).members(), locality, &known);
-        if order.iter().all(|candidate| candidate.estimate.rtt_us.is_none()) {
+        let order = self.knowledge.order(&self.inputs, self.table(site).members(), locality, &known);
+        let is_ruled = matches!(locality, Locality::Rule(_));
+        if !is_ruled && order.iter().all(|candidate| candidate.estimate.rtt_us.is_none()) {
             let prefix = client_prefix(client);
             return (Locality::Unknown(prefix), self.knowledge.hashed(self.table(site).members(), prefix));
         }
@@ -380,8 +381,9 @@ impl Generation {
         let (ordered_as, order) = self.order(site, client);
         let fresh = tell(&self.inputs, &order, Told::default());
         let (told, _) = self.table(site).get(client);
-        // Those of whom nothing is known are divided anew each time: nothing is kept.
-        let kept = fresh.first() != told.first() && !matches!(ordered_as, Locality::Unknown(_));
+        // Those of whom nothing is known are divided anew each time, and a rule is a rule: nothing is kept.
+        let chosen = !matches!(ordered_as, Locality::Unknown(_) | Locality::Rule(_));
+        let kept = fresh.first() != told.first() && chosen;
         let excluded =
             (0..).zip(&self.inputs.members).filter(|(index, _)| !self.table(site).members().contains(index));
         Some(why::explain(why::Facts {
@@ -392,6 +394,7 @@ impl Generation {
             place: self.knowledge.geo.lookup(client),
             landmark: landmark.map(|landmark| self.inputs.members[landmark.member as usize].name.clone()),
             kept,
+            rule: self.knowledge.geo.rule(client),
             excluded: excluded.map(|(index, member)| (member, self.exclusion_of(site, index))).collect(),
             ranking,
         }))

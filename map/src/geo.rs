@@ -10,11 +10,14 @@
 //! A place is a point to a thousandth of a degree. Databases with tens of thousands of places cost
 //! each generation that many rankings per distinct set of replicas; countries or coarser cities
 //! are quite enough for a *short list*, which is all that geography decides here.
+//!
+//! In place of a point a run may have a rule ([`crate::rules`]): then regions are listed, not found.
 
+use crate::mmdb;
 use crate::range::{Bits, Ranges};
+use crate::rules::{Rule, RuleId, Rules, RulesError};
 use godwit_core::geo::Coordinates;
 use ipnet::IpNet;
-use maxminddb::{MaxMindDbError, PathElement, Reader, WithinOptions};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -23,16 +26,15 @@ use std::sync::Arc;
 
 /// The largest database that is read, bytes: the largest city databases have 150 MB.
 const FILE_LEN_MAX: u64 = 512 * 1024 * 1024;
-/// At most so many networks are walked: the largest city databases have about 6 million.
-const NETWORKS_MAX: usize = 32 * 1024 * 1024;
 
 /// Where addresses are. Cheap to clone.
 #[derive(Clone)]
 pub struct GeoDb(Arc<Data>);
 
-#[derive(PartialEq)]
 struct Data {
-    places: Vec<Point>,
+    places: Vec<Place>,
+    rules: Vec<Rule>,
+    default: Option<RuleId>,
     v4: Ranges<u32, PlaceId>,
     v6: Ranges<u128, PlaceId>,
 }
@@ -52,33 +54,59 @@ pub enum GeoError {
     /// It is sound but says nowhere where an address is (a country or ASN database).
     #[error("the GeoIP database has no coordinates: a City database is needed")]
     NoPlaces,
+    /// It is sound but says nowhere in which country or on which continent an address is.
+    #[error("the GeoIP database has no countries: a Country or City database is needed")]
+    NoAreas,
+    /// The rules contradict each other.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
 }
 
 impl GeoDb {
     /// A database that knows no address.
     pub fn empty() -> GeoDb {
-        GeoDb(Arc::new(Data {
-            places: Vec::new(),
-            v4: Ranges::all(PlaceId::NONE),
-            v6: Ranges::all(PlaceId::NONE),
-        }))
+        Builder::default().finish()
     }
 
     /// Reads and verifies the database at `path`. Blocks; takes about a second per million networks.
     pub fn open(path: &Path) -> Result<GeoDb, GeoError> {
-        let unreadable = |error| GeoError::Read(path.display().to_string(), error);
-        let len = std::fs::metadata(path).map_err(unreadable)?.len();
-        if len > FILE_LEN_MAX {
-            return Err(GeoError::TooLarge(len));
-        }
-        GeoDb::from_bytes(std::fs::read(path).map_err(unreadable)?)
+        GeoDb::from_bytes(read_file(path)?)
     }
 
     /// Verifies the database in `bytes`.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<GeoDb, GeoError> {
         // The reader is not ours: whatever a damaged file makes it do ends here.
-        std::panic::catch_unwind(|| read(bytes)).unwrap_or_else(|_| {
-            Err(GeoError::Damaged("the reader of MaxMind databases gave up on it".to_owned()))
+        caught(|| {
+            let mut builder = Builder::default();
+            mmdb::read_places(bytes, &mut builder)?;
+            Ok(builder.finish())
+        })
+    }
+
+    /// Where addresses are by `rules`; areas and geography are those of the database at `path`.
+    /// Blocks.
+    pub fn by_rules(rules: Rules, path: Option<&Path>) -> Result<GeoDb, GeoError> {
+        let bytes = path.filter(|_| rules.need_geoip()).map(read_file).transpose()?;
+        caught(move || {
+            let (list, default) = (rules.rules().to_vec(), rules.default_rule());
+            let mut builder = Builder { rules: list, default, ..Builder::default() };
+            let numbers: Vec<PlaceId> = (0..builder.rules.len() as u32)
+                .map(|number| builder.add_place(Place::Rule(RuleId(number))))
+                .collect();
+            let place = |rule: RuleId| numbers[rule.0 as usize];
+            if let Some(bytes) = bytes {
+                mmdb::read_areas(bytes, &rules, &place, &mut builder)?;
+            }
+            let otherwise = rules.default_rule().map_or(PlaceId::NONE, place);
+            let runs = rules.into_runs(place)?;
+            let choose = |known: PlaceId, listed: PlaceId| match (listed, known) {
+                (PlaceId::NONE, PlaceId::NONE) => otherwise,
+                (PlaceId::NONE, known) => known,
+                (listed, _) => listed,
+            };
+            builder.v4 = builder.v4.combine(&runs.v4, choose);
+            builder.v6 = builder.v6.combine(&runs.v6, choose);
+            Ok(builder.finish())
         })
     }
 
@@ -88,7 +116,7 @@ impl GeoDb {
         let mut networks: Vec<_> = networks.into_iter().collect();
         networks.sort();
         for (network, coordinates) in networks {
-            let place = builder.place(coordinates);
+            let place = builder.point(coordinates);
             builder.push(network, place);
         }
         builder.finish()
@@ -96,15 +124,19 @@ impl GeoDb {
 
     /// Where `address` is, and the widest prefix around it that is in one place.
     pub fn lookup(&self, address: IpAddr) -> Option<(IpNet, Coordinates)> {
-        let (place, scope) = match address {
-            IpAddr::V4(address) => self.0.v4.get(address.into()),
-            IpAddr::V6(address) => self.0.v6.get(address.into()),
-        };
-        let point = self.point(place)?;
+        let (place, scope) = self.place(address);
+        let Some(Place::Point(point)) = self.0.places.get(place.index()) else { return None };
         Some((IpNet::new(address, scope).ok()?.trunc(), point.coordinates))
     }
 
-    /// How many distinct places there are.
+    /// The rule for `address`, and the widest prefix around it that is under it.
+    pub fn rule(&self, address: IpAddr) -> Option<(IpNet, &Rule)> {
+        let (place, scope) = self.place(address);
+        let Some(Place::Rule(rule)) = self.0.places.get(place.index()) else { return None };
+        Some((IpNet::new(address, scope).ok()?.trunc(), self.numbered(*rule)?))
+    }
+
+    /// How many distinct places and rules there are.
     pub fn places(&self) -> usize {
         self.0.places.len()
     }
@@ -114,12 +146,29 @@ impl GeoDb {
         self.0.v4.len() + self.0.v6.len()
     }
 
-    pub(crate) fn points(&self) -> &[Point] {
+    fn place(&self, address: IpAddr) -> (PlaceId, u8) {
+        match address {
+            IpAddr::V4(address) => self.0.v4.get(address.into()),
+            IpAddr::V6(address) => self.0.v6.get(address.into()),
+        }
+    }
+
+    /// What is known of where `address` is.
+    pub(crate) fn whereabouts(&self, address: IpAddr) -> Option<&Place> {
+        self.0.places.get(self.place(address).0.index())
+    }
+
+    /// Places by number.
+    pub(crate) fn whole(&self) -> &[Place] {
         &self.0.places
     }
 
-    pub(crate) fn point(&self, place: PlaceId) -> Option<&Point> {
-        self.0.places.get(place.0 as usize)
+    pub(crate) fn numbered(&self, rule: RuleId) -> Option<&Rule> {
+        self.0.rules.get(rule.0 as usize)
+    }
+
+    pub(crate) fn default_rule(&self) -> Option<&Rule> {
+        self.numbered(self.0.default?)
     }
 
     pub(crate) fn v4(&self) -> &Ranges<u32, PlaceId> {
@@ -137,9 +186,18 @@ impl fmt::Debug for GeoDb {
     }
 }
 
+/// What is known of where a run of addresses is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Place {
+    /// Somewhere on Earth.
+    Point(Point),
+    /// Under a rule.
+    Rule(RuleId),
+}
+
 /// A place of a [`GeoDb`], by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct PlaceId(u32);
+pub(crate) struct PlaceId(pub(crate) u32);
 
 impl PlaceId {
     /// Nowhere known.
@@ -171,51 +229,28 @@ impl Point {
     }
 }
 
-fn read(bytes: Vec<u8>) -> Result<GeoDb, GeoError> {
-    let damaged = |error: MaxMindDbError| GeoError::Damaged(error.to_string());
-    let reader = Reader::from_source(bytes).map_err(damaged)?;
-    reader.verify().map_err(damaged)?;
-    let mut builder = Builder::default();
-    // Many networks share a record: each is decoded once.
-    let mut known: HashMap<usize, PlaceId> = HashMap::new();
-    for (count, found) in reader.networks(WithinOptions::default()).map_err(damaged)?.enumerate() {
-        if count >= NETWORKS_MAX {
-            return Err(GeoError::Damaged(format!("more than {NETWORKS_MAX} networks")));
-        }
-        let found = found.map_err(damaged)?;
-        let Some(offset) = found.offset() else { continue };
-        let place = match known.get(&offset) {
-            Some(place) => *place,
-            None => {
-                let degrees = |field| {
-                    let path = [PathElement::Key("location"), PathElement::Key(field)];
-                    found.decode_path::<f64>(&path).map_err(damaged)
-                };
-                let place = match (degrees("latitude")?, degrees("longitude")?) {
-                    (Some(lat), Some(lon)) => builder.place(
-                        Coordinates::new(lat, lon)
-                            .map_err(|_| GeoError::Damaged(format!("{lat},{lon} is no place on Earth")))?,
-                    ),
-                    _ => PlaceId::NONE,
-                };
-                known.insert(offset, place);
-                place
-            }
-        };
-        let network = found.network().map_err(damaged)?;
-        let network = IpNet::new(network.ip(), network.prefix())
-            .map_err(|_| GeoError::Damaged("a network with an impossible prefix".to_owned()))?;
-        builder.push(network, place);
+fn read_file(path: &Path) -> Result<Vec<u8>, GeoError> {
+    let unreadable = |error| GeoError::Read(path.display().to_string(), error);
+    let len = std::fs::metadata(path).map_err(unreadable)?.len();
+    if len > FILE_LEN_MAX {
+        return Err(GeoError::TooLarge(len));
     }
-    if builder.places.is_empty() {
-        return Err(GeoError::NoPlaces);
-    }
-    Ok(builder.finish())
+    std::fs::read(path).map_err(unreadable)
 }
 
-struct Builder {
-    places: Vec<Point>,
+/// The reader is not ours: whatever a damaged file makes it do ends here.
+fn caught(read: impl FnOnce() -> Result<GeoDb, GeoError>) -> Result<GeoDb, GeoError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        Err(GeoError::Damaged("the reader of MaxMind databases gave up on it".to_owned()))
+    })
+}
+
+/// Collects places and runs.
+pub(crate) struct Builder {
+    places: Vec<Place>,
     numbers: HashMap<Coordinates, PlaceId>,
+    rules: Vec<Rule>,
+    default: Option<RuleId>,
     v4: Ranges<u32, PlaceId>,
     v6: Ranges<u128, PlaceId>,
 }
@@ -223,21 +258,35 @@ struct Builder {
 impl Default for Builder {
     fn default() -> Builder {
         let (v4, v6) = (Ranges::builder(PlaceId::NONE), Ranges::builder(PlaceId::NONE));
-        Builder { places: Vec::new(), numbers: HashMap::new(), v4, v6 }
+        let (places, rules) = (Vec::new(), Vec::new());
+        Builder { places, numbers: HashMap::new(), rules, default: None, v4, v6 }
     }
 }
 
 impl Builder {
-    fn place(&mut self, coordinates: Coordinates) -> PlaceId {
-        let next = PlaceId(self.places.len() as u32);
-        *self.numbers.entry(coordinates).or_insert_with(|| {
-            self.places.push(Point::new(coordinates));
-            next
-        })
+    /// The number of a point.
+    pub(crate) fn point(&mut self, coordinates: Coordinates) -> PlaceId {
+        if let Some(number) = self.numbers.get(&coordinates) {
+            return *number;
+        }
+        let number = self.add_place(Place::Point(Point::new(coordinates)));
+        self.numbers.insert(coordinates, number);
+        number
+    }
+
+    fn add_place(&mut self, place: Place) -> PlaceId {
+        let number = PlaceId(self.places.len() as u32);
+        self.places.push(place);
+        number
+    }
+
+    /// Whether it has no place and no rule.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.places.is_empty()
     }
 
     /// Adds a network. They come in ascending order, as the tree is walked from the left.
-    fn push(&mut self, network: IpNet, place: PlaceId) {
+    pub(crate) fn push(&mut self, network: IpNet, place: PlaceId) {
         match network {
             IpNet::V4(network) => add(&mut self.v4, network.network().into(), network.prefix_len(), place),
             IpNet::V6(network) => {
@@ -252,7 +301,10 @@ impl Builder {
     }
 
     fn finish(self) -> GeoDb {
-        GeoDb(Arc::new(Data { places: self.places, v4: self.v4, v6: self.v6 }))
+        let Builder { places, rules, default, mut v4, mut v6, .. } = self;
+        v4.shrink();
+        v6.shrink();
+        GeoDb(Arc::new(Data { places, rules, default, v4, v6 }))
     }
 }
 

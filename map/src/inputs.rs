@@ -20,7 +20,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 const INPUTS_LEN_MAX: usize = 128 * 1024 * 1024;
 
 /// Marks the saved form and its version.
-const MARK: &[u8] = b"godwit map inputs 1\n";
+const MARK: &[u8] = b"godwit map inputs 2\n";
 
 /// Everything that a generation depends on, besides the GeoIP database and its predecessor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +113,43 @@ pub struct SiteInput {
     pub site: SiteName,
     /// Its current version.
     pub number: VersionNumber,
+    /// What makes a member one of its replicas.
+    pub hosting: Hosting,
+}
+
+impl SiteInput {
+    /// A published site at a version: its replicas are those who hold it.
+    pub fn published(site: SiteName, number: VersionNumber) -> SiteInput {
+        SiteInput { site, number, hosting: Hosting::Content }
+    }
+}
+
+/// What makes a member a replica of a site.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Hosting {
+    /// It holds the current version of the site's content.
+    #[default]
+    Content,
+    /// It runs a service: nothing has to be held.
+    Service(Service),
+}
+
+/// Which members run a service: those in one of `regions` and those named. Both empty: all nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Service {
+    /// Regions, all of whose nodes run it.
+    pub regions: Vec<RegionName>,
+    /// Members that run it, wherever they are.
+    pub members: Vec<MemberName>,
+}
+
+impl Service {
+    /// Whether `member` runs it.
+    pub fn runs_on(&self, member: &MemberInput) -> bool {
+        self.regions.is_empty() && self.members.is_empty()
+            || self.regions.contains(&member.region)
+            || self.members.contains(&member.name)
+    }
 }
 
 /// Saved inputs cannot be read back.
@@ -182,7 +219,7 @@ pub(crate) mod tests {
 
     /// Inputs with the site `www` at version 1.
     pub(crate) fn inputs(members: Vec<MemberInput>) -> Inputs {
-        let site = SiteInput { site: "www".parse().unwrap(), number: VersionNumber(1) };
+        let site = SiteInput::published("www".parse().unwrap(), VersionNumber(1));
         Inputs { members, sites: vec![site], ..Inputs::new("edge.example.org".parse().unwrap()) }
     }
 

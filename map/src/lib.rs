@@ -14,7 +14,8 @@
 //!
 //! How it thinks, in the order of the modules:
 //!
-//! 1. [`geo`]: a GeoIP database becomes one sorted list of address runs, each with a place.
+//! 1. [`geo`]: a GeoIP database becomes one sorted list of address runs, each with a place, or with a
+//!    rule that lists regions ([`rules`]).
 //! 2. `eligible`: for each site, members are ruled out with a reason (not a node, not certified,
 //!    out of reach, stale, draining, full…); when nobody is left, the rules give way one by one
 //!    until somebody is: an answer is never empty while the site has any node.
@@ -46,7 +47,9 @@ mod estimate;
 mod generation;
 pub mod geo;
 mod inputs;
+mod mmdb;
 mod range;
+pub mod rules;
 mod split;
 mod table;
 pub mod why;
@@ -55,7 +58,8 @@ pub use eligible::{Exclusion, Tier};
 pub use estimate::Source;
 pub use generation::{Answer, Choice, ChoiceKey, Generation, Ranked, Ranking, SiteRef};
 pub use geo::{GeoDb, GeoError};
-pub use inputs::{Health, Inputs, LoadError, MemberInput, SiteInput};
+pub use inputs::{Health, Hosting, Inputs, LoadError, MemberInput, Service, SiteInput};
+pub use rules::Rules;
 pub use why::Why;
 
 /// The current generation, swapped in whole: readers load it once per question and never wait.

@@ -89,6 +89,32 @@ impl<B: Bits, V: Copy + PartialEq> Ranges<B, V> {
         self.starts.iter().copied().zip(self.values.iter().copied())
     }
 
+    /// Lays `other` beside it: `choose` tells the value of each stretch.
+    pub(crate) fn combine<W, X>(&self, other: &Ranges<B, W>, choose: impl Fn(V, W) -> X) -> Ranges<B, X>
+    where
+        W: Copy + PartialEq,
+        X: Copy + PartialEq,
+    {
+        let (mut at, mut beside) = (0, 0);
+        let mut combined = Ranges::all(choose(self.values[0], other.values[0]));
+        loop {
+            let next = match (self.starts.get(at + 1), other.starts.get(beside + 1)) {
+                (None, None) => return combined,
+                (Some(next), None) | (None, Some(next)) => *next,
+                (Some(a), Some(b)) => *a.min(b),
+            };
+            at += usize::from(self.starts.get(at + 1) == Some(&next));
+            beside += usize::from(other.starts.get(beside + 1) == Some(&next));
+            combined.push(next, choose(self.values[at], other.values[beside]));
+        }
+    }
+
+    /// Gives back what was reserved for more runs.
+    pub(crate) fn shrink(&mut self) {
+        self.starts.shrink_to_fit();
+        self.values.shrink_to_fit();
+    }
+
     /// The value at `address` and its scope.
     pub(crate) fn get(&self, address: B) -> (V, u8) {
         let at = self.starts.partition_point(|start| *start <= address).saturating_sub(1);
@@ -135,6 +161,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn combining_is_looking_up_in_both(
+            a in prop::collection::btree_map(0u32..99, 0u8..3, 0..9),
+            b in prop::collection::btree_map(0u32..99, 0u8..3, 0..9),
+        ) {
+            let (a, b) = (ranges(&a.into_iter().collect::<Vec<_>>()), ranges(&b.into_iter().collect::<Vec<_>>()));
+            let both = a.combine(&b, |a, b| a * 3 + b);
+            for at in 0..100 {
+                prop_assert_eq!(both.get(at).0, a.get(at).0 * 3 + b.get(at).0);
+            }
+            prop_assert!(both.values.windows(2).all(|pair| pair[0] != pair[1]));
+        }
+
         #[test]
         fn scope_is_sound_and_optimal(cuts in prop::collection::btree_map(any::<u32>(), 0u8..3, 0..20), at: u32) {
             let ranges = ranges(&cuts.into_iter().collect::<Vec<_>>());

@@ -9,9 +9,10 @@
 //! densely, so that whoever encodes them beforehand keeps an array ([`Table::choose`]).
 
 use crate::estimate::{Client, Estimate, Estimator, Source, materially_better};
-use crate::geo::{GeoDb, PlaceId};
+use crate::geo::{GeoDb, Place, PlaceId, Point};
 use crate::inputs::Inputs;
 use crate::range::{Bits, Ranges};
+use crate::rules::{self, RuleId};
 use crate::split::{Share, Split, client_number, even_pairs, mix, score};
 use godwit_core::geo::Coordinates;
 use godwit_core::key::MemberId;
@@ -19,9 +20,12 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// At most so many addresses are told to a client: enough to fail over without asking again, few
-/// enough for a small reply.
-pub(crate) const PICKS_MAX: usize = 3;
+/// At most so many addresses are told to a client: what a rule may list for a region. Eight fill a
+/// reply of 160 octets over IPv4; more do not help a client that tries one after the other.
+pub const PICKS_MAX: usize = 8;
+/// Of replicas that were ranked so many are told at most: enough to fail over without asking again,
+/// few enough for a small reply.
+const EQUALS_MAX: usize = 3;
 /// The nearest replicas that are looked at more closely. Measured on 241 cities: the best of 20
 /// replicas is among the 8 nearest for 97 % of clients.
 const SHORT_LIST: usize = 8;
@@ -50,6 +54,8 @@ pub(crate) struct Knowledge {
 pub(crate) enum Locality {
     Place(Coordinates),
     Prefix(IpNet),
+    /// Those under a rule.
+    Rule(RuleId),
     /// Nothing is known: by client prefix.
     Unknown(IpNet),
 }
@@ -97,7 +103,7 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    fn serves(self, inputs: &Inputs, member: u32) -> bool {
+    pub(crate) fn serves(self, inputs: &Inputs, member: u32) -> bool {
         let member = &inputs.members[member as usize];
         match self {
             Family::V4 => member.public_v4.is_some(),
@@ -130,7 +136,7 @@ impl Picks {
         self.iter().next()
     }
 
-    fn push(&mut self, member: u32) {
+    pub(crate) fn push(&mut self, member: u32) {
         if let Some(place) = self.members.get_mut(usize::from(self.len)) {
             *place = member;
             self.len += 1;
@@ -199,8 +205,11 @@ impl Knowledge {
         if self.observed.contains_key(&prefix) {
             return (Locality::Prefix(prefix), self.observed_client(prefix));
         }
-        match self.geo.lookup(address) {
-            Some((_, place)) => (Locality::Place(place), self.client_at(place)),
+        match self.geo.whereabouts(address) {
+            Some(Place::Point(point)) => {
+                (Locality::Place(point.coordinates), self.client_at(point.coordinates))
+            }
+            Some(Place::Rule(rule)) => (Locality::Rule(*rule), Client::default()),
             None => (Locality::Unknown(prefix), Client::default()),
         }
     }
@@ -221,9 +230,20 @@ impl Knowledge {
 
     /// The members of a set, best first for a client: the short list by estimated round-trip time,
     /// then the others by distance.
-    pub(crate) fn order(&self, members: &[u32], locality: Locality, client: &Client) -> Vec<Candidate> {
+    pub(crate) fn order(
+        &self,
+        inputs: &Inputs,
+        members: &[u32],
+        locality: Locality,
+        client: &Client,
+    ) -> Vec<Candidate> {
         if let Locality::Unknown(prefix) = locality {
             return self.hashed(members, prefix);
+        }
+        if let Locality::Rule(_) = locality {
+            let estimate = Estimate { source: Source::Rule, ..Estimate::UNKNOWN };
+            let members = self.ruled(inputs, members, locality).into_iter();
+            return members.map(|(_, member)| Candidate { member, estimate }).collect();
         }
         let landmark = self.estimator.landmark(client);
         let mut candidates: Vec<Candidate> = members
@@ -242,6 +262,13 @@ impl Knowledge {
         let tie = |member: u32| std::cmp::Reverse(self.score(member, locality.number()));
         candidates[..short].sort_by_key(|c| (c.estimate.rtt_us.unwrap_or(u32::MAX), tie(c.member)));
         candidates
+    }
+
+    /// The members of a set in the order of the rule for a locality.
+    fn ruled(&self, inputs: &Inputs, members: &[u32], locality: Locality) -> Vec<(usize, u32)> {
+        let Locality::Rule(rule) = locality else { return Vec::new() };
+        let Some(rule) = self.geo.numbered(rule) else { return Vec::new() };
+        rules::order(inputs, members, rule, self.geo.default_rule())
     }
 
     /// Rendezvous hashing: the members by falling score, so that the loss of one moves only the
@@ -268,6 +295,7 @@ impl Locality {
             Locality::Place(place) => {
                 mix((place.lat().to_bits() ^ mix(place.lon().to_bits())).rotate_left(1))
             }
+            Locality::Rule(rule) => mix(rule.0.into()),
             Locality::Prefix(net) | Locality::Unknown(net) => client_number(net.addr()),
         }
     }
@@ -294,6 +322,7 @@ pub(crate) fn tell(inputs: &Inputs, order: &[Candidate], before: Told) -> Told {
             .iter()
             .filter(|c| c.member != first.member)
             .filter(|c| c.estimate.rtt_us.is_some_and(|rtt| !materially_better(best_rtt, rtt)))
+            .take(EQUALS_MAX - 1)
             .for_each(|candidate| picks.push(candidate.member));
         picks
     };
@@ -322,10 +351,13 @@ impl Table {
         let unknown = compiler.unknown;
         let places: Vec<u32> = knowledge
             .geo
-            .points()
+            .whole()
             .iter()
-            .map(|point| {
-                compiler.locality(Locality::Place(point.coordinates), knowledge.client_at(point.coordinates))
+            .map(|place| match place {
+                Place::Point(Point { coordinates, .. }) => {
+                    compiler.locality(Locality::Place(*coordinates), knowledge.client_at(*coordinates))
+                }
+                Place::Rule(rule) => compiler.rule(*rule),
             })
             .collect();
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
@@ -418,7 +450,7 @@ struct Compiler<'a> {
 
 impl Compiler<'_> {
     fn locality(&mut self, locality: Locality, client: Client) -> u32 {
-        let order = self.knowledge.order(&self.members, locality, &client);
+        let order = self.knowledge.order(self.inputs, &self.members, locality, &client);
         if order.iter().all(|candidate| candidate.estimate.rtt_us.is_none()) {
             // Its place is known but no replica's is: as good as unknown.
             return self.unknown;
@@ -426,6 +458,12 @@ impl Compiler<'_> {
         let number = self.number(tell(self.inputs, &order, (self.before)(locality)));
         self.told.push((locality, number));
         number
+    }
+
+    /// The answer under a rule, whatever it was before: what is listed needs no steadying.
+    fn rule(&mut self, rule: RuleId) -> u32 {
+        let order = self.knowledge.ruled(self.inputs, &self.members, Locality::Rule(rule));
+        self.number(rules::tell(self.inputs, &order))
     }
 
     /// All members, with an equal part of the clients each. With one there is nothing to choose,

@@ -7,6 +7,7 @@ use crate::eligible::{Exclusion, Tier};
 use crate::estimate::Source;
 use crate::generation::{Generation, Ranking};
 use crate::inputs::{Health, MemberInput, SiteInput};
+use crate::rules::Rule;
 use crate::table::Locality;
 use godwit_core::content::VersionNumber;
 use godwit_core::geo::Coordinates;
@@ -52,6 +53,8 @@ pub struct Known {
     pub prefix: IpNet,
     /// How the client was recognised.
     pub by: KnownBy,
+    /// The rule that holds for it, in words.
+    pub rule: Option<String>,
     /// Where the GeoIP database has it, degrees.
     pub latitude: Option<f64>,
     /// Where the GeoIP database has it, degrees.
@@ -68,6 +71,8 @@ pub enum KnownBy {
     Observation,
     /// Its place is in the GeoIP database.
     Geography,
+    /// A rule lists regions for it.
+    Rule,
     /// Not at all: its replica is chosen by hash of the prefix, and stays.
     Hash,
 }
@@ -127,6 +132,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) client: IpAddr,
     pub(crate) locality: Locality,
     pub(crate) place: Option<(IpNet, Coordinates)>,
+    pub(crate) rule: Option<(IpNet, &'a Rule)>,
     pub(crate) landmark: Option<MemberName>,
     pub(crate) kept: bool,
     pub(crate) excluded: Vec<(&'a MemberInput, Option<Exclusion>)>,
@@ -134,7 +140,7 @@ pub(crate) struct Facts<'a> {
 }
 
 pub(crate) fn explain(facts: Facts<'_>) -> Why {
-    let Facts { generation, site, client, locality, place, landmark, kept, excluded, ranking } = facts;
+    let Facts { generation, site, client, locality, place, rule, landmark, kept, excluded, ranking } = facts;
     let reasons = |member: &MemberInput| Reasons {
         rank: None,
         told: false,
@@ -166,12 +172,13 @@ pub(crate) fn explain(facts: Facts<'_>) -> Why {
     });
     let excluded = excluded
         .into_iter()
-        // A redirector is no replica that was turned down: it never was one.
-        .filter(|(_, because)| *because != Some(Exclusion::NotANode))
+        // A redirector, or who runs other services, is no replica that was turned down: it never was one.
+        .filter(|(_, because)| !matches!(because, Some(Exclusion::NotANode | Exclusion::NotItsService)))
         .map(|(member, excluded_because)| Reasons { excluded_because, ..reasons(member) });
     let (prefix, by) = match locality {
         Locality::Prefix(prefix) => (prefix, KnownBy::Observation),
         Locality::Place(_) => (place.map_or(IpNet::from(client), |(prefix, _)| prefix), KnownBy::Geography),
+        Locality::Rule(_) => (rule.map_or(IpNet::from(client), |(prefix, _)| prefix), KnownBy::Rule),
         Locality::Unknown(prefix) => (prefix, KnownBy::Hash),
     };
     let (latitude, longitude) = place.map(|(_, place)| (place.lat(), place.lon())).unzip();
@@ -182,7 +189,14 @@ pub(crate) fn explain(facts: Facts<'_>) -> Why {
         client,
         generation: generation.number(),
         time: generation.time(),
-        known: Known { prefix, by, latitude, longitude, landmark },
+        known: Known {
+            prefix,
+            by,
+            rule: rule.map(|(_, rule)| rule.to_string()),
+            latitude,
+            longitude,
+            landmark,
+        },
         tier: ranking.tier,
         scope: IpNet::new(client, ranking.scope).map_or(IpNet::from(client), |net| net.trunc()),
         kept,

@@ -291,7 +291,7 @@ mod tests {
 
     fn inputs(members: Vec<MemberInput>) -> Inputs {
         let zone: ZoneName = "edge.example".parse().unwrap();
-        let site = SiteInput { site: "www".parse().unwrap(), number: VersionNumber(1) };
+        let site = SiteInput::published("www".parse().unwrap(), VersionNumber(1));
         Inputs { members, sites: vec![site], time: Time::from_secs(1), ..Inputs::new(zone) }
     }
 

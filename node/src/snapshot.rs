@@ -109,7 +109,7 @@ impl Snapshot {
             sites: self
                 .sites
                 .values()
-                .map(|version| SiteInput { site: version.site.clone(), number: version.number })
+                .map(|version| SiteInput::published(version.site.clone(), version.number))
                 .collect(),
             observations: self.observations.iter().flat_map(flat).collect(),
         }

@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let members: Result<Vec<_>, _> = CITIES.iter().zip(1..).map(|(city, n)| member(city, n)).collect();
     let inputs = Inputs {
         members: members?,
-        sites: vec![SiteInput { site: "www".parse()?, number: VersionNumber(1) }],
+        sites: vec![SiteInput::published("www".parse()?, VersionNumber(1))],
         ..Inputs::new("edge.example.org".parse()?)
     };
     // Paris has a /24 and Tokyo half of one; all others are unknown.

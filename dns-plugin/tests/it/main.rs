@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex};
 
 /// Two nodes and two redirectors; `www` is on both nodes, `four` has only IPv4.
 pub(crate) fn inputs() -> Inputs {
-    let site = |name: &str| SiteInput { site: name.parse().unwrap(), number: VersionNumber(3) };
+    let site = |name: &str| SiteInput::published(name.parse().unwrap(), VersionNumber(3));
     Inputs {
         members: vec![
             member(1, "n-paris", "paris", Role::Node, 48.857, 2.352),

@@ -248,7 +248,7 @@ fn sites_with_equal_replicas_share_a_table() {
     let mut inputs = network();
     for n in 0..50 {
         let site: godwit_core::name::SiteName = format!("s{n}").parse().unwrap();
-        inputs.sites.push(godwit_map::SiteInput { site: site.clone(), number: VersionNumber(1) });
+        inputs.sites.push(godwit_map::SiteInput::published(site.clone(), VersionNumber(1)));
         inputs.members.iter_mut().for_each(|member| member.held.push((site.clone(), VersionNumber(1))));
     }
     inputs.members[0].held.pop();

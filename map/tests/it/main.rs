@@ -3,6 +3,7 @@
 
 mod choice;
 mod geo;
+mod rules;
 mod scope;
 
 use godwit_core::certificate::{Role, Serial};
@@ -47,7 +48,7 @@ pub(crate) fn node(n: usize) -> MemberInput {
 
 /// All six with the site `www` at version 1.
 pub(crate) fn network() -> Inputs {
-    let site = SiteInput { site: "www".parse().unwrap(), number: VersionNumber(1) };
+    let site = SiteInput::published("www".parse().unwrap(), VersionNumber(1));
     Inputs {
         number: 1,
         members: (0..CITIES.len()).map(node).collect(),

@@ -42,7 +42,7 @@ fn inputs(members: u8) -> Inputs {
     };
     Inputs {
         members: (1..=members).map(member).collect(),
-        sites: vec![SiteInput { site: www(), number: VersionNumber(1) }],
+        sites: vec![SiteInput::published(www(), VersionNumber(1))],
         ..Inputs::new("edge.example.org".parse().unwrap())
     }
 }
