@@ -18,6 +18,7 @@ pub mod admission;
 pub mod certificate;
 pub mod content;
 pub mod geo;
+pub mod health;
 pub mod key;
 pub mod member;
 pub mod name;

@@ -118,6 +118,10 @@ label! {
     /// Where members are, for example `ap-tokyo`.
     RegionName, reserved: &[]
 }
+label! {
+    /// The name of a health check, unique for its member.
+    CheckName, reserved: &[]
+}
 
 /// The DNS zone of a network, without the trailing dot, for example `edge.example.org`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
