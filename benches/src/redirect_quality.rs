@@ -255,6 +255,7 @@ fn member(matrix: &Matrix, replicas: &[usize], place: usize, site: &SiteName) ->
         held: vec![(site.clone(), VersionNumber(1))],
         peer_rtts,
         certified: true,
+        checks: Vec::new(),
     })
 }
 

@@ -127,6 +127,7 @@ impl Member {
             Input::Ready(ready) => self.own.set_ready(now, ready),
             Input::Load(permille) => self.own.set_load(now, permille),
             Input::ClientRtts(rtts) => self.own.set_client_rtts(rtts),
+            Input::Verdicts(verdicts) => self.own.set_verdicts(now, verdicts),
             Input::Own(entry) => self.own.set_entry(now, *entry),
             Input::Bootstrap(addresses) => self.connections.set_bootstrap(now, addresses),
             Input::Timer => {}

@@ -11,6 +11,7 @@
 
 use crate::certificate::{MemberCertificate, Order, Revocation, Serial};
 use crate::content::{SiteVersion, VersionNumber};
+use crate::health::{Check, Verdict};
 use crate::key::{BadSignature, Domain, MemberId, PublicKey, SecretKey, Signature};
 use crate::name::SiteName;
 use crate::time::Time;
@@ -160,6 +161,12 @@ pub struct RosterEntry {
     pub peer_rtts: Vec<(MemberId, u32)>,
     /// The software's version.
     pub software: String,
+    /// How its services are to be checked, sorted by name, at most
+    /// [`crate::health::CHECKS_MAX`].
+    pub checks: Vec<Check>,
+    /// What it finds of others' services, sorted by target and check, at most
+    /// [`crate::health::VERDICTS_MAX`].
+    pub verdicts: Vec<Verdict>,
 }
 
 /// One member's doubt about another.

@@ -34,6 +34,8 @@ pub enum Exclusion {
     Unheard,
     /// It says that it cannot serve.
     NotReady,
+    /// Vantages agree that its service does not work.
+    Failing,
     /// It holds no version of the site whole.
     NotHeld,
     /// It holds another version than the current one.
@@ -60,6 +62,8 @@ pub enum Tier {
     Unheld,
     /// Nobody is in reach: the last known holders, as if nothing had happened.
     Static,
+    /// Every node that could serve fails its checks, and the site is to be closed then: nobody.
+    Closed,
     /// There is no node at all.
     Empty,
 }
@@ -83,6 +87,7 @@ pub(crate) fn exclusion(member: &MemberInput, site: &SiteInput, full: bool) -> O
         (member.state != Health::Unreachable, Exclusion::Unreachable),
         (member.state != Health::Unknown, Exclusion::Unheard),
         (member.ready, Exclusion::NotReady),
+        (member.failing(&site.site, false).is_none(), Exclusion::Failing),
         (held.is_some(), Exclusion::NotHeld),
         (held == Some(site.number), Exclusion::Stale),
         (!member.draining, Exclusion::Draining),
@@ -124,10 +129,14 @@ pub(crate) fn eligible(inputs: &Inputs, site: &SiteInput, full: &[bool]) -> Elig
             if matches!(exclusion, Some(Uncertified | NotANode | NotItsService | NoAddress)) {
                 return None;
             }
-            let reached = matches!(member.state, Health::Alive | Health::Suspect) && member.ready;
+            let present = matches!(member.state, Health::Alive | Health::Suspect) && member.ready;
+            let reached = present && exclusion != Some(Exclusion::Failing);
             Some(Node { index, held: held(member, site), exclusion, reached })
         })
         .collect();
+    if is_closed(inputs, site, &nodes) {
+        return Eligible { tier: Tier::Closed, members: Vec::new() };
+    }
     let pick = |tier, keep: &dyn Fn(&Node) -> bool| {
         let members: Vec<u32> = nodes.iter().filter(|node| keep(node)).map(|node| node.index).collect();
         (!members.is_empty()).then_some(Eligible { tier, members })
@@ -147,6 +156,17 @@ pub(crate) fn eligible(inputs: &Inputs, site: &SiteInput, full: &[bool]) -> Elig
         .unwrap_or(Eligible { tier: Tier::Empty, members: Vec::new() })
 }
 
+/// Whether the site is one that is closed when every member that is there fails its checks. Of
+/// members that are away nothing is known; with nobody there at all, the site is closed too.
+fn is_closed(inputs: &Inputs, site: &SiteInput, nodes: &[Node]) -> bool {
+    let serves = |node: &Node| {
+        node.exclusion != Some(Exclusion::Unreachable)
+            && node.exclusion != Some(Exclusion::NotReady)
+            && inputs.members[node.index as usize].failing(&site.site, true).is_none()
+    };
+    inputs.closed.binary_search(&site.site).is_ok() && !nodes.is_empty() && !nodes.iter().any(serves)
+}
+
 struct Node {
     index: u32,
     held: Option<VersionNumber>,
@@ -159,6 +179,7 @@ struct Node {
 mod tests {
     use super::*;
     use crate::inputs::tests::{inputs, node};
+    use godwit_core::health::Agreed;
 
     type Change = (usize, fn(&mut MemberInput));
 
@@ -218,6 +239,42 @@ mod tests {
         );
         let revoked: fn(&mut MemberInput) = |m| m.certified = false;
         check(&[(0, revoked), (1, revoked), (2, revoked)], Tier::Empty, &[]);
+    }
+
+    fn fails(member: &mut MemberInput, state: Agreed) {
+        let (name, why, sites) = ("web".parse().unwrap(), None, Vec::new());
+        member.checks = vec![crate::inputs::CheckInput { name, state, why, sites }];
+    }
+
+    #[test]
+    fn failing_checks_exclude_and_give_way_when_they_hit_everybody() {
+        let down: fn(&mut MemberInput) = |m| fails(m, Agreed::Down);
+        let doubted: fn(&mut MemberInput) = |m| fails(m, Agreed::Doubted);
+        let away: fn(&mut MemberInput) = |m| m.state = Health::Unreachable;
+        check(&[(0, down)], Tier::Healthy, &[1, 2]);
+        check(&[(0, doubted)], Tier::Healthy, &[0, 1, 2]);
+        check(
+            &[(0, |m| (fails(m, Agreed::Down), m.checks[0].sites = vec!["docs".parse().unwrap()]).1)],
+            Tier::Healthy,
+            &[0, 1, 2],
+        );
+        check(&[(0, down), (1, down), (2, down)], Tier::Static, &[0, 1, 2]);
+        check(&[(0, down), (1, down), (2, away)], Tier::Static, &[0, 1, 2]);
+    }
+
+    #[test]
+    fn a_site_that_is_to_be_closed_has_nobody_when_all_fail() {
+        let mut inputs = inputs(vec![node(1, 0.0, 0.0), node(2, 0.0, 10.0), node(3, 0.0, 20.0)]);
+        inputs.closed = vec!["www".parse().unwrap()];
+        let tier = |inputs: &Inputs| eligible(inputs, &inputs.sites[0], &[false; 3]).tier;
+        fails(&mut inputs.members[0], Agreed::Down);
+        fails(&mut inputs.members[1], Agreed::Doubted);
+        assert_eq!(tier(&inputs), Tier::Healthy);
+        inputs.members[2].state = Health::Unreachable;
+        assert_eq!(tier(&inputs), Tier::Closed);
+        assert!(eligible(&inputs, &inputs.sites[0], &[]).members.is_empty());
+        inputs.closed.clear();
+        assert_eq!(tier(&inputs), Tier::Healthy);
     }
 
     #[test]

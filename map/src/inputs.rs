@@ -7,8 +7,9 @@
 use godwit_core::certificate::{Role, Serial};
 use godwit_core::content::VersionNumber;
 use godwit_core::geo::Coordinates;
+use godwit_core::health::{Agreed, Failure};
 use godwit_core::key::MemberId;
-use godwit_core::name::{MemberName, RegionName, SiteName, ZoneName};
+use godwit_core::name::{CheckName, MemberName, RegionName, SiteName, ZoneName};
 use godwit_core::time::Time;
 use godwit_core::wire;
 use ipnet::IpNet;
@@ -38,6 +39,9 @@ pub struct Inputs {
     /// Round-trip time from a member to a client prefix (IPv4 /24, IPv6 /48; others are ignored),
     /// microseconds. Their ageing is the lifetime of the soft state that they came in.
     pub observations: Vec<(MemberId, IpNet, u32)>,
+    /// The sites that are rather not answered than answered with members whose checks all fail,
+    /// sorted: *fail closed*. The others are answered as if the checks were wrong: *fail static*.
+    pub closed: Vec<SiteName>,
 }
 
 /// What is known of a member.
@@ -75,12 +79,41 @@ pub struct MemberInput {
     pub peer_rtts: Vec<(MemberId, u32)>,
     /// Whether its certificate holds: in time and not revoked.
     pub certified: bool,
+    /// What vantages agreed on about its services, each check once.
+    pub checks: Vec<CheckInput>,
+}
+
+/// What vantages agreed on about one service of a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckInput {
+    /// Which check.
+    pub name: CheckName,
+    /// What holds.
+    pub state: Agreed,
+    /// How the last failure looked to the first vantage that says down.
+    pub why: Option<Failure>,
+    /// The sites that depend on it, sorted; none means all.
+    pub sites: Vec<SiteName>,
+}
+
+impl CheckInput {
+    /// Whether `site` depends on it.
+    pub fn covers(&self, site: &SiteName) -> bool {
+        self.sites.is_empty() || self.sites.binary_search(site).is_ok()
+    }
 }
 
 impl MemberInput {
     /// Whether it has the role.
     pub fn has_role(&self, role: Role) -> bool {
         self.roles.contains(&role)
+    }
+
+    /// The check that says that it does not serve `site`; with `doubted`, also one of which that is
+    /// doubted ([`Agreed::Doubted`]).
+    pub fn failing(&self, site: &SiteName, doubted: bool) -> Option<&CheckInput> {
+        let fails = |state| state == Agreed::Down || doubted && state == Agreed::Doubted;
+        self.checks.iter().find(|check| fails(check.state) && check.covers(site))
     }
 
     /// The version of `site` that it holds, given that `held` is sorted, as a generation keeps it:
@@ -170,7 +203,8 @@ impl Inputs {
     /// No members, no sites.
     pub fn new(zone: ZoneName) -> Inputs {
         let (time, number) = (Time::default(), 0);
-        Inputs { zone, time, number, members: Vec::new(), sites: Vec::new(), observations: Vec::new() }
+        let (members, sites, observations, closed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Inputs { zone, time, number, members, sites, observations, closed }
     }
 
     /// The form that is kept on disk: a mark, a BLAKE3 hash of the rest, the rest.
@@ -214,6 +248,7 @@ pub(crate) mod tests {
             held: vec![("www".parse().unwrap(), VersionNumber(1))],
             peer_rtts: Vec::new(),
             certified: true,
+            checks: Vec::new(),
         }
     }
 

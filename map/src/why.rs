@@ -6,7 +6,7 @@
 use crate::eligible::{Exclusion, Tier};
 use crate::estimate::Source;
 use crate::generation::{Generation, Ranking};
-use crate::inputs::{Health, MemberInput, SiteInput};
+use crate::inputs::{CheckInput, Health, MemberInput, SiteInput};
 use crate::rules::Rule;
 use crate::table::Locality;
 use godwit_core::content::VersionNumber;
@@ -106,6 +106,8 @@ pub struct Reasons {
     pub health: Health,
     /// Whether it says that it can serve.
     pub ready: bool,
+    /// What vantages agreed on about its services, as far as the site depends on them.
+    pub checks: Vec<CheckInput>,
     /// Whether an operator drains it.
     pub draining: bool,
     /// How busy it is, thousandths of its capacity.
@@ -155,6 +157,7 @@ pub(crate) fn explain(facts: Facts<'_>) -> Why {
         distance_km: None,
         health: member.state,
         ready: member.ready,
+        checks: member.checks.iter().filter(|check| check.covers(&site.site)).cloned().collect(),
         draining: member.draining,
         load_permille: member.load_permille,
         fresh: Fresh { held: member.holds(site.site.as_str()), current: site.number },

@@ -286,6 +286,7 @@ mod tests {
             held: heard.then(|| ("www".parse().unwrap(), VersionNumber(1))).into_iter().collect(),
             peer_rtts: Vec::new(),
             certified: true,
+            checks: Vec::new(),
         }
     }
 

@@ -527,6 +527,7 @@ fn own_entry(config: &Config, peer: &[SocketAddr], http: &[SocketAddr]) -> OwnEn
         public_v6,
         http_port: config.node.http_port.or_else(|| http.first().map(SocketAddr::port)),
         software: env!("CARGO_PKG_VERSION").to_owned(),
+        checks: Vec::new(),
     }
 }
 

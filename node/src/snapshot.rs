@@ -112,6 +112,7 @@ impl Snapshot {
                 .map(|version| SiteInput::published(version.site.clone(), version.number))
                 .collect(),
             observations: self.observations.iter().flat_map(flat).collect(),
+            closed: Vec::new(),
         }
     }
 }
@@ -160,6 +161,7 @@ impl Known {
             held: entry.map(|entry| entry.held.clone()).unwrap_or_default(),
             peer_rtts: entry.map(|entry| entry.peer_rtts.clone()).unwrap_or_default(),
             certified: !matches!(self.state, State::Revoked | State::Expired),
+            checks: Vec::new(),
         }
     }
 }

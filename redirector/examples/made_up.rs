@@ -70,5 +70,6 @@ fn member(city: &(&str, f64, f64), n: u8) -> Result<MemberInput, Box<dyn Error>>
         held: vec![("www".parse()?, VersionNumber(1))],
         peer_rtts: Vec::new(),
         certified: true,
+        checks: Vec::new(),
     })
 }

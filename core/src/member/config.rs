@@ -1,6 +1,7 @@
 //! What a member is made from.
 
 use crate::certificate::MemberCertificate;
+use crate::health::Check;
 use crate::key::{NetworkId, SecretKey};
 use crate::name::ZoneName;
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,9 @@ pub struct OwnEntry {
     pub http_port: Option<u16>,
     /// The software's version.
     pub software: String,
+    /// How its services are to be checked; at most [`crate::health::CHECKS_MAX`] are told, and none
+    /// that does not [`validate`](Check::validate).
+    pub checks: Vec<Check>,
 }
 
 /// Periods, lifetimes and limits of a member. The defaults are chosen so that the death of a

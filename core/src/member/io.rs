@@ -4,6 +4,7 @@ use super::{OwnEntry, State};
 use crate::admission::Admission;
 use crate::certificate::Invalid;
 use crate::content::VersionNumber;
+use crate::health::Verdict;
 use crate::key::MemberId;
 use crate::name::SiteName;
 use crate::record::{Key, Record};
@@ -68,6 +69,9 @@ pub enum Input {
     /// Smoothed round-trip times to client prefixes (/24, /48), microseconds: replaces those told
     /// before.
     ClientRtts(Vec<(IpNet, u32)>),
+    /// What this member finds of others' services: replaces what it said before, and is told at
+    /// once when an opinion has changed.
+    Verdicts(Vec<Verdict>),
     /// What the member says of itself has changed, for example its addresses.
     Own(Box<OwnEntry>),
     /// Where members may be found as long as none is connected: tried over and over.

@@ -6,6 +6,7 @@
 use super::{Config, OwnEntry, Timing};
 use crate::admission::Admission;
 use crate::content::VersionNumber;
+use crate::health::{CHECKS_MAX, Check, VERDICTS_MAX, Verdict};
 use crate::key::MemberId;
 use crate::name::SiteName;
 use crate::record::{
@@ -68,6 +69,7 @@ pub(super) struct Own {
     /// Whom it said to doubt, and has not taken that back.
     told_doubts: BTreeMap<MemberId, Told>,
     doubt_sequence: u64,
+    verdicts: Vec<Verdict>,
     client_rtts: Option<Vec<(IpNet, u32)>>,
     observations_at: Time,
     observations_sequence: u64,
@@ -90,6 +92,7 @@ impl Own {
             told_rtts: BTreeMap::new(),
             told_doubts: BTreeMap::new(),
             doubt_sequence: 0,
+            verdicts: Vec::new(),
             client_rtts: None,
             observations_at: now,
             observations_sequence: 0,
@@ -133,6 +136,21 @@ impl Own {
     pub(super) fn set_entry(&mut self, now: Time, entry: OwnEntry) {
         if self.entry != entry {
             self.entry = entry;
+            self.touch(now, Duration::ZERO);
+        }
+    }
+
+    pub(super) fn set_verdicts(&mut self, now: Time, mut verdicts: Vec<Verdict>) {
+        verdicts.sort_by(|a, b| (&a.target, &a.check).cmp(&(&b.target, &b.check)));
+        verdicts.dedup_by(|a, b| (&a.target, &a.check) == (&b.target, &b.check));
+        verdicts.truncate(VERDICTS_MAX);
+        let opinions = |verdicts: &[Verdict]| -> Vec<_> {
+            verdicts.iter().map(|v| (v.target, v.check.clone(), v.opinion)).collect()
+        };
+        let turned = opinions(&self.verdicts) != opinions(&verdicts);
+        self.verdicts = verdicts;
+        // What else is in a verdict, like how long answers take, can wait for the next entry.
+        if turned {
             self.touch(now, Duration::ZERO);
         }
     }
@@ -197,6 +215,7 @@ impl Own {
         self.due = now + refresh;
         self.told_load = self.load_permille;
         self.told_rtts = roster.rtts().collect();
+        let own = config.key.public();
         let body = RosterEntry {
             serial: config.certificate.grant().serial,
             incarnation: config.incarnation,
@@ -212,6 +231,9 @@ impl Own {
             held,
             peer_rtts: roster.rtts().take(PEER_RTTS_MAX).collect(),
             software: cut(&self.entry.software, SOFTWARE_LEN_MAX),
+            checks: checks(&self.entry.checks),
+            // Nobody vouches for itself, and nobody listens to one that does.
+            verdicts: self.verdicts.iter().filter(|verdict| verdict.target != own).cloned().collect(),
         };
         Record::Roster(Box::new(Signed::new(&config.key, body)))
     }
@@ -273,6 +295,15 @@ impl Own {
         };
         Some(Record::Observations(Box::new(Signed::new(&config.key, body))))
     }
+}
+
+/// The checks that others accept: each name once, sorted, within bounds.
+fn checks(checks: &[Check]) -> Vec<Check> {
+    let mut checks: Vec<Check> = checks.iter().filter(|check| check.validate().is_ok()).cloned().collect();
+    checks.sort_by(|a, b| a.name.cmp(&b.name));
+    checks.dedup_by(|a, b| a.name == b.name);
+    checks.truncate(CHECKS_MAX);
+    checks
 }
 
 /// The longest beginning of `text` with at most `len_max` bytes.

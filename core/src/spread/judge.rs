@@ -16,6 +16,7 @@
 use super::directory::{Directory, Membership};
 use super::set::{LIFETIME_MAX, RecordSet};
 use crate::certificate::{Invalid, MemberCertificate, PublisherCertificate, Serial};
+use crate::health::{CHECKS_MAX, VERDICTS_MAX};
 use crate::key::{MemberId, NetworkId};
 use crate::record::{ADDRESSES_MAX, HELD_MAX, Key, OBSERVATIONS_MAX, PEER_RTTS_MAX, Record};
 use crate::stats::Refused;
@@ -83,7 +84,14 @@ pub(crate) fn intrinsic(network: NetworkId, record: &Record) -> Result<(), Fault
                     && sorted(body.held.iter().map(|(site, _)| site))
                     && body.peer_rtts.len() <= PEER_RTTS_MAX
                     && sorted(body.peer_rtts.iter().map(|(peer, _)| peer))
-                    && body.software.len() <= SOFTWARE_LEN_MAX,
+                    && body.software.len() <= SOFTWARE_LEN_MAX
+                    && body.checks.len() <= CHECKS_MAX
+                    && sorted(body.checks.iter().map(|check| &check.name))
+                    && body.checks.iter().all(|check| check.validate().is_ok())
+                    && body.verdicts.len() <= VERDICTS_MAX
+                    && sorted(body.verdicts.iter().map(|verdict| (&verdict.target, &verdict.check)))
+                    // Nobody vouches for itself.
+                    && body.verdicts.iter().all(|verdict| verdict.target != entry.by),
             )?;
             entry.verify().map_err(Invalid::from)?;
         }

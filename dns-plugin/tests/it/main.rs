@@ -59,6 +59,7 @@ fn member(n: u8, name: &str, region: &str, role: Role, lat: f64, lon: f64) -> Me
         held: ["www", "blog"].map(|site| (site.parse().unwrap(), VersionNumber(3))).to_vec(),
         peer_rtts: Vec::new(),
         certified: true,
+        checks: Vec::new(),
     }
 }
 

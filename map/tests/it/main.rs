@@ -43,6 +43,7 @@ pub(crate) fn node(n: usize) -> MemberInput {
         held: vec![("www".parse().unwrap(), VersionNumber(1))],
         peer_rtts: Vec::new(),
         certified: true,
+        checks: Vec::new(),
     }
 }
 

@@ -39,6 +39,7 @@ fn inputs(members: u8) -> Inputs {
         held: vec![(www(), VersionNumber(1))],
         peer_rtts: Vec::new(),
         certified: true,
+        checks: Vec::new(),
     };
     Inputs {
         members: (1..=members).map(member).collect(),
