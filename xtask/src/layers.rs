@@ -51,6 +51,8 @@ const HOMES: &[(&str, &[&str])] = &[
     // derives the key of its stateless resets, and `sim` digests traces.
     ("blake3", &["core", "map", "sim", "store", "overlay"]),
     ("ed25519*", &["core"]),
+    // Signs the zone: P-256, which `core`'s library does not have, and fast.
+    ("aws-lc-rs", &["dns-plugin"]),
 ];
 
 /// The one crate in which `unsafe` may be written.
