@@ -1,6 +1,7 @@
 //! Question and client in, records out.
 
 use crate::view::View;
+use godwit_core::time::Time;
 use godwit_map::{Generation, Health, MemberInput, SiteRef};
 use hickory_server::proto::op::ResponseCode;
 use hickory_server::proto::rr::rdata::{A, AAAA, HINFO, NS, SOA};
@@ -69,6 +70,9 @@ pub struct Reply {
     pub scope: u8,
     /// Whether it may be repeated to others.
     pub cache: Cache,
+    /// Until when it may be repeated: signatures are replaced and keys change. [`Time::NEVER`] when
+    /// nothing in it ages.
+    pub until: Time,
 }
 
 impl Reply {
@@ -79,7 +83,8 @@ impl Reply {
 
     fn refused(code: ResponseCode) -> Reply {
         let (answers, authority, additional) = (Vec::new(), Vec::new(), Vec::new());
-        Reply { code, authoritative: false, answers, authority, additional, scope: 0, cache: Cache::Never }
+        let (scope, cache, until) = (0, Cache::Never, Time::NEVER);
+        Reply { code, authoritative: false, answers, authority, additional, scope, cache, until }
     }
 }
 
@@ -308,7 +313,8 @@ impl Draft<'_> {
     fn reply(&self, answers: Vec<Record>) -> Reply {
         let (authority, additional) = (Vec::new(), Vec::new());
         let code = ResponseCode::NoError;
-        Reply { code, authoritative: true, answers, authority, additional, scope: 0, cache: Cache::Shared }
+        let (scope, cache, until) = (0, Cache::Shared, Time::NEVER);
+        Reply { code, authoritative: true, answers, authority, additional, scope, cache, until }
     }
 
     fn record(&self, ttl: Duration, data: RData) -> Record {

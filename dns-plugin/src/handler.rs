@@ -4,15 +4,17 @@
 //! claims, and answers malformed subnets. So this handler stands in its place: it screens the raw
 //! bytes, answers from the current view, and writes the OPT record itself.
 
-use crate::answer::{Answerer, Question, Reply};
+use crate::answer::{Answerer, Cache, Question, Reply};
+use crate::clock::Clock;
+use crate::dnssec::{Asked, Asker, SignError, Signer};
 use crate::screen::{Opt, Screened, Subnet, screen};
 use crate::size::{Bounds, fit};
-use crate::view::SharedView;
+use crate::view::{SharedView, View};
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::op::{Edns, Header, HeaderCounts, Metadata, ResponseCode};
-use hickory_server::proto::rr::Record;
 use hickory_server::proto::rr::rdata::opt::{ClientSubnet, EdnsOption};
+use hickory_server::proto::rr::{Name, Record};
 use hickory_server::proto::serialize::binary::BinDecoder;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::{MessageResponseBuilder, Queries};
@@ -24,16 +26,25 @@ pub(crate) const PAYLOAD_MAX: u16 = 1232;
 /// RFC 1035, 4.2.1: without EDNS.
 const PAYLOAD_PLAIN: u16 = 512;
 
+/// CO among the EDNS flags after DO (RFC 9824, 5.1).
+const FLAG_COMPACT_OK: u16 = 0x4000;
+
 /// A hickory [`RequestHandler`] that answers from the current view.
 #[derive(Clone)]
 pub struct Handler {
     shared: SharedView,
+    clock: Clock,
 }
 
 impl Handler {
     /// From what is current in `shared`.
     pub fn new(shared: SharedView) -> Handler {
-        Handler { shared }
+        Handler { shared, clock: Clock::default() }
+    }
+
+    /// The same by another clock.
+    pub fn with_clock(self, clock: Clock) -> Handler {
+        Handler { clock, ..self }
     }
 
     /// Decides on a request: pure, and the same for every transport but for the length.
@@ -61,7 +72,12 @@ impl Handler {
             client: client(subnet, request.src().ip()),
         };
         let view = self.shared.load();
-        let mut reply = Answerer::new(&view).answer(&question);
+        let over_udp = request.protocol() == Protocol::Udp;
+        let asker = Asker { source: request.src().ip(), verified: !over_udp };
+        let (mut reply, refused) = match view.zone.signer() {
+            Some(signer) => self.signed(&view, signer, &question, query.edns.as_ref(), asker),
+            None => (Answerer::new(&view).answer(&question), false),
+        };
         let bounds = Bounds {
             query: request.as_slice().len(),
             question: 12 + original.name().len() + 4,
@@ -71,12 +87,58 @@ impl Handler {
                 None => PAYLOAD_PLAIN,
             }),
         };
-        let truncated = request.protocol() == Protocol::Udp && !fit(&mut reply, view.zone.origin(), bounds);
-        let edns = query.edns.as_ref().map(|opt| edns(opt, reply.scope));
+        let truncated = over_udp && (!fit(&mut reply, view.zone.origin(), bounds) || refused);
+        let mut edns = query.edns.as_ref().map(|opt| edns(opt, reply.scope));
+        if view.zone.signer().is_some()
+            && query.edns.as_ref().is_some_and(|opt| opt.dnssec_ok && opt.compact_ok)
+            && let Some(edns) = &mut edns
+        {
+            // RFC 9824, 5.1: CO for a CO, whatever the answer.
+            edns.flags_mut().z |= FLAG_COMPACT_OK;
+        }
         metadata.authoritative = reply.authoritative;
         metadata.truncation = truncated;
         metadata.response_code = reply.code;
         Decision::Reply { metadata, edns, reply }
+    }
+
+    /// The reply in a signed zone, and whether signing was refused.
+    fn signed(
+        &self,
+        view: &View,
+        signer: &Signer,
+        question: &Question<'_>,
+        opt: Option<&Opt>,
+        asker: Asker,
+    ) -> (Reply, bool) {
+        let now = self.clock.now();
+        let answerer = Answerer::new(view);
+        let mut reply =
+            signer.about_keys(now, question.name, question.kind).unwrap_or_else(|| answerer.answer(question));
+        let asked = Asked {
+            name: question.name,
+            kind: question.kind,
+            dnssec_ok: opt.is_some_and(|opt| opt.dnssec_ok),
+            compact_ok: opt.is_some_and(|opt| opt.compact_ok),
+            asker,
+            set_up: reply.cache != Cache::Never,
+        };
+        let types = |name: &Name| answerer.types_at(name).unwrap_or_default();
+        let refused = match signer.sign(now, &asked, types, &mut reply) {
+            Ok(until) => {
+                reply.until = until;
+                return (reply, false);
+            }
+            Err(SignError::Refused) => true,
+            Err(_) => false,
+        };
+        // Over UDP: come again over TCP. Over a connection there is nothing else to say than that
+        // it did not work; another name server may do better.
+        let code = match refused && !asker.verified {
+            true => ResponseCode::NoError,
+            false => ResponseCode::ServFail,
+        };
+        (Reply { code, ..Reply::empty() }, refused)
     }
 }
 

@@ -32,6 +32,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod answer;
+mod clock;
+pub mod dnssec;
 mod handler;
 pub mod screen;
 mod size;
@@ -40,6 +42,7 @@ mod zone;
 mod zone_handler;
 
 pub use answer::{Answerer, Cache, Options, Question, Reply, Subject};
+pub use clock::Clock;
 pub use handler::Handler;
 pub use view::{SharedView, View};
 pub use zone::Zone;

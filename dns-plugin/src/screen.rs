@@ -68,6 +68,8 @@ pub struct Opt {
     pub payload: u16,
     /// Whether the sender understands DNSSEC records.
     pub dnssec_ok: bool,
+    /// Whether the sender understands NXDOMAIN in a compact denial (RFC 9824, 5.1).
+    pub compact_ok: bool,
     /// The client subnet.
     pub subnet: Option<Subnet>,
 }
@@ -141,7 +143,13 @@ fn query(packet: &[u8], header: &[u8; HEADER_LEN]) -> Option<Result<Query, Malfo
     (walk.at == packet.len()).then_some(())?;
     let Some(record) = opt else { return Some(Ok(Query::default())) };
     let [_, version, flags, _] = record.ttl.to_be_bytes();
-    let opt = |subnet| Opt { version, payload: record.class, dnssec_ok: flags & 0x80 != 0, subnet };
+    let opt = |subnet| Opt {
+        version,
+        payload: record.class,
+        dnssec_ok: flags & 0x80 != 0,
+        compact_ok: flags & 0x40 != 0,
+        subnet,
+    };
     if version != 0 {
         return Some(Ok(Query { edns: Some(opt(None)) }));
     }

@@ -6,7 +6,7 @@
 //! again over TCP.
 
 use crate::answer::Reply;
-use hickory_server::proto::rr::{Name, RData, Record};
+use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 
 /// Optional records stay within so many tenths of the query's length: what three replicas' IPv4
 /// addresses cost at the shortest common names, and what other authoritative servers do.
@@ -38,8 +38,10 @@ pub(crate) fn fit(reply: &mut Reply, origin: &Name, bounds: Bounds) -> bool {
     };
     let modest = bounds.query * AMPLIFICATION_TENTHS_MAX / 10;
     while total(reply) > modest.min(bounds.payload) && reply.additional.pop().is_some() {}
-    let optional =
-        matches!(reply.answers.first().map(|record| &record.data), Some(RData::A(_) | RData::AAAA(_)));
+    // A signature is of all the addresses or of none.
+    let signed = reply.answers.iter().any(|record| record.record_type() == RecordType::RRSIG);
+    let optional = !signed
+        && matches!(reply.answers.first().map(|record| &record.data), Some(RData::A(_) | RData::AAAA(_)));
     while optional && total(reply) > modest.min(bounds.payload) && reply.answers.len() > 1 {
         reply.answers.pop();
     }
@@ -61,6 +63,7 @@ fn len(record: &Record, origin: &Name) -> usize {
         RData::AAAA(_) => 16,
         RData::NS(ns) => name(&ns.0),
         RData::SOA(soa) => name(&soa.mname) + name(&soa.rname) + 20,
+        RData::Unknown { rdata, .. } => rdata.anything.len(),
         RData::HINFO(hinfo) => 2 + hinfo.cpu.len() + hinfo.os.len(),
         // Nothing else is made here; were it, it would be counted as too long for anything.
         _ => usize::from(u16::MAX),

@@ -1,8 +1,10 @@
 //! What the zone holds beside the map.
 
 use crate::answer::Options;
+use crate::dnssec::Signer;
 use godwit_core::name::ZoneName;
 use hickory_server::proto::rr::{Name, Record};
+use std::sync::Arc;
 
 /// The zone's checked contents beside the map: immutable, and cheap to clone.
 #[derive(Clone, Debug)]
@@ -11,6 +13,7 @@ pub struct Zone {
     labels: usize,
     options: Options,
     revision: u32,
+    signer: Option<Arc<Signer>>,
 }
 
 impl Zone {
@@ -19,7 +22,17 @@ impl Zone {
         // A zone name is letters, digits and hyphens in labels of at most 63: always a domain name.
         let origin = Name::from_ascii(format!("{name}.")).unwrap_or_default();
         let labels = origin.iter().count();
-        Zone { origin, labels, options, revision: 0 }
+        Zone { origin, labels, options, revision: 0, signer: None }
+    }
+
+    /// The same zone, signed by `signer`, or by nobody.
+    pub fn with_signer(self, signer: Option<Arc<Signer>>) -> Zone {
+        Zone { signer, ..self }
+    }
+
+    /// Who signs the zone's answers.
+    pub fn signer(&self) -> Option<&Arc<Signer>> {
+        self.signer.as_ref()
     }
 
     /// The zone's name.
