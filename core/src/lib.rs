@@ -17,6 +17,7 @@
 pub mod admission;
 pub mod certificate;
 pub mod content;
+pub mod demand;
 pub mod geo;
 pub mod health;
 pub mod key;

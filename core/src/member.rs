@@ -128,6 +128,7 @@ impl Member {
             Input::Load(permille) => self.own.set_load(now, permille),
             Input::ClientRtts(rtts) => self.own.set_client_rtts(rtts),
             Input::Verdicts(verdicts) => self.own.set_verdicts(now, verdicts),
+            Input::Demand(demand) => self.own.demand.set(now, *demand),
             Input::Own(entry) => self.own.set_entry(now, *entry),
             Input::Bootstrap(addresses) => self.connections.set_bootstrap(now, addresses),
             Input::Timer => {}
@@ -309,7 +310,7 @@ impl Member {
                     self.roster.doubt(now, suspicion.by, body.of, doubt);
                 }
             }
-            (Record::Observations(_), _) => self.change.soft = true,
+            (Record::Observations(_) | Record::Statement(_), _) => self.change.soft = true,
         }
     }
 
@@ -329,7 +330,7 @@ impl Member {
             Record::Suspicion(suspicion) => {
                 self.roster.doubt(now, suspicion.by, suspicion.body.of, None);
             }
-            Record::Observations(_) => self.change.soft = true,
+            Record::Observations(_) | Record::Statement(_) => self.change.soft = true,
         }
         if record.lifetime().is_none() {
             self.outputs.push_back(Output::Forget(key));

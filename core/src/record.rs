@@ -27,6 +27,8 @@ pub const HELD_MAX: usize = 512;
 pub const PEER_RTTS_MAX: usize = 256;
 /// At most this many client prefixes stand in one [`Observations`].
 pub const OBSERVATIONS_MAX: usize = 512;
+/// Kinds of [`Statement`] are below this: what one member may make another hold is bounded.
+pub const STATEMENT_KINDS_MAX: u16 = 16;
 /// At most this many addresses stand in one roster entry.
 pub const ADDRESSES_MAX: usize = 16;
 
@@ -52,6 +54,13 @@ pub enum Key {
     },
     /// The client RTTs that a member has seen.
     Observations(MemberId),
+    /// What a member says of some other kind.
+    Statement {
+        /// Who says it.
+        by: MemberId,
+        /// Of which kind; see [`Statement`].
+        kind: u16,
+    },
 }
 
 /// The place of a record in its register: the higher one wins.
@@ -82,6 +91,8 @@ pub enum Record {
     Suspicion(Signed<Suspicion>),
     /// Soft state: client RTTs.
     Observations(Box<Signed<Observations>>),
+    /// Soft state of any other kind.
+    Statement(Box<Signed<Statement>>),
 }
 
 /// Soft state with the signature of the member it is from.
@@ -111,6 +122,10 @@ impl SoftState for Suspicion {
 
 impl SoftState for Observations {
     const KIND: u8 = 3;
+}
+
+impl SoftState for Statement {
+    const KIND: u8 = 4;
 }
 
 impl<T: SoftState> Signed<T> {
@@ -198,6 +213,26 @@ pub struct Observations {
     pub rtts: Vec<(IpNet, u32)>,
 }
 
+/// Soft state whose contents only those look into who know its kind. All others hold it and hand it
+/// on, so that a new kind needs no new wire form and spreads through members that are older than it.
+///
+/// | kind | what | where |
+/// |---|---|---|
+/// | 1 | what clients ask of a member, and its capacity | [`crate::demand`] |
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statement {
+    /// The kind, below [`STATEMENT_KINDS_MAX`].
+    pub kind: u16,
+    /// The member's incarnation.
+    pub incarnation: u64,
+    /// Grows with each of the kind.
+    pub sequence: u64,
+    /// How long it holds after it was heard.
+    pub lifetime: Duration,
+    /// What is said, in the form of its kind.
+    pub body: Vec<u8>,
+}
+
 impl Record {
     /// The register it belongs to.
     pub fn key(&self) -> Key {
@@ -209,6 +244,7 @@ impl Record {
             Record::Roster(entry) => Key::Roster(entry.by),
             Record::Suspicion(suspicion) => Key::Suspicion { by: suspicion.by, of: suspicion.body.of },
             Record::Observations(observations) => Key::Observations(observations.by),
+            Record::Statement(statement) => Key::Statement { by: statement.by, kind: statement.body.kind },
         }
     }
 
@@ -229,6 +265,7 @@ impl Record {
             Record::Roster(entry) => (entry.body.incarnation, entry.body.sequence),
             Record::Suspicion(suspicion) => (suspicion.body.sequence, 0),
             Record::Observations(observations) => (observations.body.incarnation, observations.body.sequence),
+            Record::Statement(statement) => (statement.body.incarnation, statement.body.sequence),
         };
         let hash = blake3::hash(encoded);
         let mut tie = [0; 8];
@@ -243,6 +280,7 @@ impl Record {
             Record::Roster(entry) => Some(entry.body.lifetime),
             Record::Suspicion(suspicion) => Some(suspicion.body.lifetime),
             Record::Observations(observations) => Some(observations.body.lifetime),
+            Record::Statement(statement) => Some(statement.body.lifetime),
         }
     }
 
@@ -253,6 +291,7 @@ impl Record {
             Record::Roster(entry) => Some(entry.by),
             Record::Suspicion(suspicion) => Some(suspicion.by),
             Record::Observations(observations) => Some(observations.by),
+            Record::Statement(statement) => Some(statement.by),
         }
     }
 

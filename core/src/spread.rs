@@ -247,7 +247,7 @@ impl Spread {
     /// Drops what a member that is none any more has said, and what was said of it.
     pub(crate) fn drop_soft_state(&mut self, now: Time, member: MemberId) {
         let concerns = |key: &Key| match key {
-            Key::Roster(by) | Key::Observations(by) => *by == member,
+            Key::Roster(by) | Key::Observations(by) | Key::Statement { by, .. } => *by == member,
             Key::Suspicion { by, of } => *by == member || *of == member,
             Key::Member(_) | Key::Revocation(_) | Key::Site(_) | Key::Order(_) => false,
         };
@@ -342,7 +342,12 @@ impl Spread {
                 }
                 self.member_came = true;
             }
-            Kind::Site | Kind::Order | Kind::Roster | Kind::Suspicion | Kind::Observations => {}
+            Kind::Site
+            | Kind::Order
+            | Kind::Roster
+            | Kind::Suspicion
+            | Kind::Observations
+            | Kind::Statement => {}
         }
     }
 

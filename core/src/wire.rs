@@ -38,6 +38,16 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_stdvec(value).expect("values of wire types always encode into a growing vector")
 }
 
+/// The value that `bytes`, at most `max` of them, begin with. For what later versions may append to.
+pub fn decode_start<T: DeserializeOwned>(bytes: &[u8], max: usize) -> Result<T, DecodeError> {
+    if bytes.len() > max {
+        return Err(DecodeError::TooLong { len: bytes.len(), max });
+    }
+    let (value, _) =
+        postcard::take_from_bytes(bytes).map_err(|error| DecodeError::Malformed(error.to_string()))?;
+    Ok(value)
+}
+
 /// The value that `bytes`, at most `max` of them, stand for.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8], max: usize) -> Result<T, DecodeError> {
     if bytes.len() > max {

@@ -5,6 +5,7 @@ use crate::admission::Admission;
 use crate::certificate::Invalid;
 use crate::content::VersionNumber;
 use crate::health::Verdict;
+use crate::demand::Demand;
 use crate::key::MemberId;
 use crate::name::SiteName;
 use crate::record::{Key, Record};
@@ -72,6 +73,8 @@ pub enum Input {
     /// What this member finds of others' services: replaces what it said before, and is told at
     /// once when an opinion has changed.
     Verdicts(Vec<Verdict>),
+    /// What clients ask of this member, and what it can take: replaces what was told before.
+    Demand(Box<Demand>),
     /// What the member says of itself has changed, for example its addresses.
     Own(Box<OwnEntry>),
     /// Where members may be found as long as none is connected: tried over and over.

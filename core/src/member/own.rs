@@ -4,6 +4,8 @@
 //! otherwise refreshed before it lapses.
 
 use super::{Config, OwnEntry, Timing};
+mod demand;
+
 use crate::admission::Admission;
 use crate::content::VersionNumber;
 use crate::health::{CHECKS_MAX, Check, VERDICTS_MAX, Verdict};
@@ -73,6 +75,7 @@ pub(super) struct Own {
     client_rtts: Option<Vec<(IpNet, u32)>>,
     observations_at: Time,
     observations_sequence: u64,
+    pub(super) demand: demand::Telling,
     /// The admission that the shell was told last.
     pub(super) admission: Option<Admission>,
 }
@@ -96,6 +99,7 @@ impl Own {
             client_rtts: None,
             observations_at: now,
             observations_sequence: 0,
+            demand: demand::Telling::new(now),
             admission: None,
         }
     }
@@ -180,7 +184,8 @@ impl Own {
     pub(super) fn next_deadline(&self) -> Time {
         let refresh = self.told_doubts.values().map(Told::again).min();
         let observations = self.client_rtts.as_ref().map(|_| self.observations_at);
-        self.due.min(refresh.unwrap_or(Time::NEVER)).min(observations.unwrap_or(Time::NEVER))
+        let others = [refresh, observations, Some(self.demand.next_deadline())];
+        others.into_iter().flatten().fold(self.due, Time::min)
     }
 
     /// The records that are due.
@@ -200,6 +205,7 @@ impl Own {
             self.due = self.last.map_or(now, |last| last + config.timing.entry_gap_min);
         }
         records.extend(self.observations(now, config));
+        records.extend(self.demand.record(now, config, refresh_period(&config.timing, members)));
         records
     }
 

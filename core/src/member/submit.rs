@@ -21,7 +21,8 @@ impl Member {
                 Record::Roster(entry) if entry.verify().is_ok() => {
                     self.connections.moved(now, entry.by, entry.body.peer_addresses);
                 }
-                Record::Roster(_) | Record::Suspicion(_) | Record::Observations(_) => {}
+                Record::Roster(_) | Record::Suspicion(_) | Record::Observations(_) | Record::Statement(_) => {
+                }
             }
         }
         self.take_effects(now);
@@ -74,7 +75,10 @@ impl Member {
             }
             (Record::Order(order), _) => self.check_signer(now, &order.operator, order.ordered_at)?,
             (Record::Member(_) | Record::Revocation(_), _) => {}
-            (Record::Roster(_) | Record::Suspicion(_) | Record::Observations(_), _) => {
+            (
+                Record::Roster(_) | Record::Suspicion(_) | Record::Observations(_) | Record::Statement(_),
+                _,
+            ) => {
                 return Err(SubmitError::NotAHead);
             }
         }

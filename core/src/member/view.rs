@@ -3,6 +3,7 @@
 use super::Member;
 use crate::certificate::{Duty, MemberCertificate, Serial};
 use crate::content::SiteVersion;
+use crate::demand::{self, Demand};
 use crate::key::MemberId;
 use crate::name::SiteName;
 use crate::record::{Key, Record, RosterEntry};
@@ -116,6 +117,17 @@ impl<'a> View<'a> {
     pub fn observations(self) -> impl Iterator<Item = (MemberId, &'a [(IpNet, u32)])> {
         self.records().filter_map(|record| match record {
             Record::Observations(observations) => Some((observations.by, &observations.body.rtts[..])),
+            _ => None,
+        })
+    }
+
+    /// What clients ask of each member, and what it can take, by member. What cannot be read (of a
+    /// later version, or malformed) is left out.
+    pub fn demands(self) -> impl Iterator<Item = (MemberId, Demand)> {
+        self.records().filter_map(|record| match record {
+            Record::Statement(statement) if statement.body.kind == demand::KIND => {
+                Some((statement.by, Demand::decode(&statement.body.body)?))
+            }
             _ => None,
         })
     }

@@ -18,7 +18,9 @@ use super::set::{LIFETIME_MAX, RecordSet};
 use crate::certificate::{Invalid, MemberCertificate, PublisherCertificate, Serial};
 use crate::health::{CHECKS_MAX, VERDICTS_MAX};
 use crate::key::{MemberId, NetworkId};
-use crate::record::{ADDRESSES_MAX, HELD_MAX, Key, OBSERVATIONS_MAX, PEER_RTTS_MAX, Record};
+use crate::record::{
+    ADDRESSES_MAX, HELD_MAX, Key, OBSERVATIONS_MAX, PEER_RTTS_MAX, Record, STATEMENT_KINDS_MAX,
+};
 use crate::stats::Refused;
 use crate::time::Time;
 use std::time::Duration;
@@ -108,6 +110,11 @@ pub(crate) fn intrinsic(network: NetworkId, record: &Record) -> Result<(), Fault
             )?;
             observations.verify().map_err(Invalid::from)?;
         }
+        Record::Statement(statement) => {
+            let body = &statement.body;
+            ensure(lifetime_holds(body.lifetime) && body.kind < STATEMENT_KINDS_MAX)?;
+            statement.verify().map_err(Invalid::from)?;
+        }
     }
     Ok(())
 }
@@ -143,6 +150,7 @@ pub(crate) fn contextual(
             }
         }
         Record::Observations(observations) => member(now, set, directory, observations.by),
+        Record::Statement(statement) => member(now, set, directory, statement.by),
     }
 }
 

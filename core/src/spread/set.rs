@@ -40,6 +40,7 @@ pub(crate) enum Kind {
     Roster,
     Suspicion,
     Observations,
+    Statement,
 }
 
 impl Kind {
@@ -52,6 +53,7 @@ impl Kind {
             Key::Roster(_) => Kind::Roster,
             Key::Suspicion { .. } => Kind::Suspicion,
             Key::Observations(_) => Kind::Observations,
+            Key::Statement { .. } => Kind::Statement,
         }
     }
 
@@ -61,7 +63,7 @@ impl Kind {
         match self {
             Kind::Member | Kind::Order | Kind::Roster | Kind::Observations => 4096,
             Kind::Revocation => 65_536,
-            Kind::Site | Kind::Suspicion => 16_384,
+            Kind::Site | Kind::Suspicion | Kind::Statement => 16_384,
         }
     }
 }
@@ -114,7 +116,7 @@ pub(crate) struct RecordSet {
     /// When soft state ends, and when floors do.
     ends: BTreeSet<(Time, Key)>,
     sums: Vec<u128>,
-    counts: [usize; 7],
+    counts: [usize; 8],
 }
 
 impl RecordSet {
@@ -124,7 +126,7 @@ impl RecordSet {
             floors: BTreeMap::new(),
             ends: BTreeSet::new(),
             sums: vec![0; BUCKETS],
-            counts: [0; 7],
+            counts: [0; 8],
         }
     }
 
