@@ -249,6 +249,7 @@ fn member(matrix: &Matrix, replicas: &[usize], place: usize, site: &SiteName) ->
         draining: false,
         ready: true,
         load_permille: 0,
+        capacity: Default::default(),
         public_v4: Some(Ipv4Addr::from(0xc612_0000 + place as u32)),
         public_v6: None,
         http_port: Some(80),

@@ -6,6 +6,7 @@
 
 use godwit_core::certificate::{Role, Serial};
 use godwit_core::content::VersionNumber;
+use godwit_core::demand::{Capacity, Demand};
 use godwit_core::geo::Coordinates;
 use godwit_core::health::{Agreed, Failure};
 use godwit_core::key::MemberId;
@@ -42,6 +43,34 @@ pub struct Inputs {
     /// The sites that are rather not answered than answered with members whose checks all fail,
     /// sorted: *fail closed*. The others are answered as if the checks were wrong: *fail static*.
     pub closed: Vec<SiteName>,
+    /// What clients ask of each member. Their ageing is the lifetime of the soft state that they
+    /// came in.
+    pub demands: Vec<DemandInput>,
+}
+
+/// What clients ask of one member, in thousandths of a request per second.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DemandInput {
+    /// Who serves them.
+    pub member: MemberId,
+    /// The rate of all requests.
+    pub total_mrps: u64,
+    /// The rates of the busiest client prefixes (/24, /48; others are ignored).
+    pub prefixes: Vec<(IpNet, u32)>,
+    /// The rates of the busiest sites.
+    pub sites: Vec<(SiteName, u32)>,
+}
+
+impl DemandInput {
+    /// What a member tells.
+    pub fn new(member: MemberId, demand: &Demand) -> DemandInput {
+        DemandInput {
+            member,
+            total_mrps: demand.total_mrps,
+            prefixes: demand.prefixes.clone(),
+            sites: demand.sites.clone(),
+        }
+    }
 }
 
 /// What is known of a member.
@@ -67,6 +96,8 @@ pub struct MemberInput {
     pub ready: bool,
     /// How busy it is, thousandths of its capacity.
     pub load_permille: u16,
+    /// What it can take, as its operator says.
+    pub capacity: Capacity,
     /// Where clients reach it over IPv4, if they do.
     pub public_v4: Option<Ipv4Addr>,
     /// Where clients reach it over IPv6, if they do.
@@ -203,8 +234,16 @@ impl Inputs {
     /// No members, no sites.
     pub fn new(zone: ZoneName) -> Inputs {
         let (time, number) = (Time::default(), 0);
-        let (members, sites, observations, closed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Inputs { zone, time, number, members, sites, observations, closed }
+        Inputs {
+            zone,
+            time,
+            number,
+            members: Vec::new(),
+            sites: Vec::new(),
+            observations: Vec::new(),
+            closed: Vec::new(),
+            demands: Vec::new(),
+        }
     }
 
     /// The form that is kept on disk: a mark, a BLAKE3 hash of the rest, the rest.
@@ -242,6 +281,7 @@ pub(crate) mod tests {
             draining: false,
             ready: true,
             load_permille: 0,
+            capacity: Capacity::default(),
             public_v4: Some(Ipv4Addr::new(198, 18, n, 1)),
             public_v6: Some(Ipv6Addr::new(0xfd67, 0, 0, 0, 0, 0, 0, u16::from(n))),
             http_port: Some(80),

@@ -58,7 +58,9 @@ pub use eligible::{Exclusion, Tier};
 pub use estimate::Source;
 pub use generation::{Answer, Choice, ChoiceKey, Generation, Ranked, Ranking, SiteRef};
 pub use geo::{GeoDb, GeoError};
-pub use inputs::{CheckInput, Health, Hosting, Inputs, LoadError, MemberInput, Service, SiteInput};
+pub use inputs::{
+    CheckInput, DemandInput, Health, Hosting, Inputs, LoadError, MemberInput, Service, SiteInput,
+};
 pub use rules::Rules;
 pub use why::Why;
 

@@ -4,6 +4,7 @@
 //! error does not silently leave a default in force. [`Config::check`] says what cannot work before
 //! anything is started.
 
+use godwit_core::demand::Capacity;
 use godwit_core::name::SiteName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,19 @@ pub struct NodeConfig {
     /// The port under which clients reach the HTTP server, when it differs from the one listened on
     /// (behind a port mapping, for example).
     pub http_port: Option<u16>,
+    /// Requests per second that this host can serve, 1 to 4,000,000. Clients are led elsewhere before
+    /// it is reached. Not set: no limit is known, and only `http.connections_max` makes it full.
+    pub capacity_rps: Option<u32>,
+    /// How many of the clients of whom nothing is known come here, per cent of what the capacity (or
+    /// an equal part) would give it, 0 to 10,000. 0: only when nobody else is left. Not set: 100.
+    pub weight_percent: Option<u16>,
+}
+
+impl NodeConfig {
+    /// What it can take.
+    pub(crate) fn capacity(&self) -> Capacity {
+        Capacity { rps: self.capacity_rps, weight_percent: self.weight_percent }
+    }
 }
 
 /// Connections between members.
@@ -187,6 +201,8 @@ pub struct BadValue {
 impl Config {
     /// Checks what types cannot: ranges, and values that contradict each other.
     pub fn check(&self) -> Result<(), BadValue> {
+        within("node.capacity_rps", self.node.capacity_rps.unwrap_or(1), 1, 4_000_000)?;
+        within("node.weight_percent", self.node.weight_percent.unwrap_or(100), 0, 10_000)?;
         within("store.cache_mib", self.store.cache_mib, 16, 4096)?;
         within("store.keep_versions", self.store.keep_versions, 0, 100)?;
         within("store.cache_disk_mib", self.store.cache_disk_mib, 0, 1 << 30)?;

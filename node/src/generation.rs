@@ -218,6 +218,7 @@ fn remember(inputs: &mut Inputs, last: &Inputs, is_heard: impl Fn(&MemberId) -> 
         member.public_v4 = known.public_v4;
         member.public_v6 = known.public_v6;
         member.http_port = known.http_port;
+        member.capacity = known.capacity;
         member.held.clone_from(&known.held);
         member.peer_rtts.clone_from(&known.peer_rtts);
         if young && member.state == Health::Unknown {
@@ -233,6 +234,9 @@ fn remember(inputs: &mut Inputs, last: &Inputs, is_heard: impl Fn(&MemberId) -> 
         inputs.sites.extend(missing);
         if inputs.observations.is_empty() {
             inputs.observations.clone_from(&last.observations);
+        }
+        if inputs.demands.is_empty() {
+            inputs.demands.clone_from(&last.demands);
         }
     }
 }
@@ -264,6 +268,7 @@ mod tests {
     use super::*;
     use godwit_core::certificate::{Role, Serial};
     use godwit_core::content::VersionNumber;
+    use godwit_core::demand::Capacity;
     use godwit_core::key::SecretKey;
     use godwit_core::time::Time;
     use godwit_map::{MemberInput, SiteInput};
@@ -280,6 +285,7 @@ mod tests {
             draining: false,
             ready: heard,
             load_permille: 0,
+            capacity: Capacity::default(),
             public_v4: heard.then(|| [192, 0, 2, n].into()),
             public_v6: None,
             http_port: heard.then_some(80),

@@ -3,8 +3,10 @@
 //! - pure: [`host`] (which site), [`path`] (which file), [`precondition`] and [`range`] (whether and
 //!   which part), [`media`] (as what);
 //! - [`sites`]: which version; [`serve`]: from request to response; [`body`]: bytes as they are taken;
-//! - [`listen`] and [`socket`]: connections and their limits; [`rtt`]: what they teach about distance.
+//! - [`listen`] and [`socket`]: connections and their limits; [`rtt`]: what they teach about distance;
+//!   [`asked`]: and about demand.
 
+mod asked;
 mod body;
 mod host;
 mod listen;
@@ -17,6 +19,7 @@ mod serve;
 mod sites;
 mod socket;
 
+pub(crate) use asked::Asked;
 pub(crate) use body::{Body, full};
 pub(crate) use listen::{Door, accept, listen};
 pub(crate) use rtt::{Rtts, for_log};

@@ -15,7 +15,7 @@ use crate::driver::{Command, Driver};
 use crate::fetch::{Fetcher, StoreHolder};
 use crate::generation::Keeper;
 use crate::held::Held;
-use crate::http::{self, Door, Rtts, Server, Sites};
+use crate::http::{self, Asked, Door, Rtts, Server, Sites};
 use crate::metrics::{Metrics, SharedRegistry};
 use crate::receiving::Receiving;
 use crate::recent::Recent;
@@ -25,6 +25,7 @@ use crate::replicate::Replicator;
 use crate::snapshot::Snapshot;
 use godwit_core::admission::Admission;
 use godwit_core::certificate::{Invalid, MemberCertificate, Role};
+use godwit_core::demand::Capacity;
 use godwit_core::member::{Input, Member, OwnEntry, Timing};
 use godwit_core::record::Record;
 use godwit_overlay::{Limits, Overlay, Paths};
@@ -58,6 +59,11 @@ const STOP_MAX: Duration = Duration::from_secs(8);
 /// How often load and client round-trip times are told to the machine.
 const LOAD_PERIOD: Duration = Duration::from_secs(1);
 const RTTS_PERIOD: Duration = Duration::from_secs(5);
+const DEMAND_PERIOD: Duration = Duration::from_secs(5);
+
+/// A member that was full says so until it is this far below, thousandths: the gap keeps clients
+/// from being sent to and fro. It is kept here and not in the map, so that all maps know of it.
+const FULL_UNTIL_PERMILLE: u16 = 850;
 
 /// What a member is started with.
 #[derive(Clone, Debug)]
@@ -325,13 +331,22 @@ impl Runtime {
             content.clone(),
             metrics.http.clone(),
         );
-        let rtts = Arc::new(Rtts::default());
-        let door =
-            Arc::new(Door::new(Arc::new(server), config.http.clone(), rtts.clone(), metrics.http.clone()));
+        let (rtts, asked) = (Arc::new(Rtts::default()), Arc::new(Asked::default()));
+        let door = Arc::new(Door::new(
+            Arc::new(server),
+            config.http.clone(),
+            rtts.clone(),
+            asked.clone(),
+            metrics.http.clone(),
+        ));
         for socket in http_sockets {
             tasks.spawn(http::accept(socket, door.clone(), stops.serving.clone(), clients.clone()));
         }
-        tasks.spawn(tell_load(door, rtts, commands.clone(), stops.all.clone()));
+        let clients_of = Clients { door, rtts, asked, capacity: config.node.capacity() };
+        // What a redirector without the role *node* is asked for over HTTP is nobody's demand.
+        if !http_addresses.is_empty() {
+            tasks.spawn(tell_clients(clients_of, commands.clone(), stops.all.clone()));
+        }
 
         let control = Arc::new(Control {
             network: grant.network,
@@ -600,21 +615,26 @@ fn bind_admin(dir: &DataDir) -> Result<UnixListener, StartError> {
     })
 }
 
-/// Tells the machine how busy this member is and how far its clients are.
-async fn tell_load(
+/// What serving clients teaches.
+struct Clients {
     door: Arc<Door>,
     rtts: Arc<Rtts>,
-    commands: mpsc::Sender<Command>,
-    stop: CancellationToken,
-) {
+    asked: Arc<Asked>,
+    capacity: Capacity,
+}
+
+/// Tells the machine how busy this member is, how far its clients are and what they ask for.
+async fn tell_clients(clients: Clients, commands: mpsc::Sender<Command>, stop: CancellationToken) {
+    let Clients { door, rtts, asked, capacity } = clients;
     let mut load_at = tokio::time::interval(LOAD_PERIOD);
     let mut rtts_at = tokio::time::interval(RTTS_PERIOD);
+    let mut demand_at = tokio::time::interval(DEMAND_PERIOD);
     let mut told = (0, Vec::new());
     loop {
         let input = tokio::select! {
             () = stop.cancelled() => return,
             _ = load_at.tick() => {
-                let load = door.load_permille();
+                let load = load_to_tell(door.load_permille(), told.0);
                 // Small changes are not worth a record to everybody.
                 if load.abs_diff(told.0) < 50 { continue }
                 told.0 = load;
@@ -626,9 +646,28 @@ async fn tell_load(
                 told.1.clone_from(&recent);
                 Input::ClientRtts(recent)
             }
+            _ = demand_at.tick() => Input::Demand(Box::new(asked.demand(capacity))),
         };
         if commands.send(Command::Input(input)).await.is_err() {
             return;
         }
+    }
+}
+
+fn load_to_tell(load: u16, told: u16) -> u16 {
+    if told >= 1000 && load >= FULL_UNTIL_PERMILLE { load.max(1000) } else { load }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_full_says_so_until_well_below() {
+        assert_eq!(load_to_tell(999, 0), 999);
+        assert_eq!(load_to_tell(1000, 999), 1000);
+        assert_eq!(load_to_tell(850, 1000), 1000);
+        assert_eq!(load_to_tell(849, 1000), 849);
+        assert_eq!(load_to_tell(900, 849), 900);
     }
 }

@@ -6,12 +6,13 @@
 
 use godwit_core::certificate::{MemberCertificate, Role};
 use godwit_core::content::{SiteVersion, VersionNumber};
+use godwit_core::demand::{Capacity, Demand};
 use godwit_core::key::MemberId;
 use godwit_core::member::{Member, MemberView, State};
 use godwit_core::name::SiteName;
 use godwit_core::record::RosterEntry;
 use godwit_core::time::Time;
-use godwit_map::{Health, Inputs, MemberInput, SiteInput};
+use godwit_map::{DemandInput, Health, Inputs, MemberInput, SiteInput};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,6 +28,8 @@ pub(crate) struct Snapshot {
     pub(crate) sites: BTreeMap<SiteName, SiteVersion>,
     /// Client round-trip times, by who measured them.
     pub(crate) observations: Vec<(MemberId, Vec<(IpNet, u32)>)>,
+    /// What clients ask of each member, and what it can take.
+    pub(crate) demands: BTreeMap<MemberId, Demand>,
 }
 
 /// What was known of a member.
@@ -50,6 +53,7 @@ impl Snapshot {
             members: view.members().map(|member| (member.certificate.member(), Known::of(&member))).collect(),
             sites: view.sites().map(|version| (version.site.clone(), version.clone())).collect(),
             observations: view.observations().map(|(by, rtts)| (by, rtts.to_vec())).collect(),
+            demands: view.demands().collect(),
         }
     }
 
@@ -95,6 +99,10 @@ impl Snapshot {
         self.members.get(member).is_some_and(|known| known.entry.is_some())
     }
 
+    fn capacity(&self, member: &MemberId) -> Capacity {
+        self.demands.get(member).map(|demand| demand.capacity).unwrap_or_default()
+    }
+
     /// What the map is computed from.
     pub(crate) fn inputs(&self, zone: &godwit_core::name::ZoneName, number: u64) -> Inputs {
         let flat = |(by, rtts): &(MemberId, Vec<(IpNet, u32)>)| {
@@ -105,7 +113,7 @@ impl Snapshot {
             zone: zone.clone(),
             time: self.time,
             number,
-            members: self.members.values().map(Known::input).collect(),
+            members: self.members.iter().map(|(id, known)| known.input(self.capacity(id))).collect(),
             sites: self
                 .sites
                 .values()
@@ -113,6 +121,7 @@ impl Snapshot {
                 .collect(),
             observations: self.observations.iter().flat_map(flat).collect(),
             closed: Vec::new(),
+            demands: self.demands.iter().map(|(by, demand)| DemandInput::new(*by, demand)).collect(),
         }
     }
 }
@@ -136,7 +145,7 @@ impl Known {
         held.iter().find(|(name, _)| name == site).map(|(_, number)| *number)
     }
 
-    fn input(&self) -> MemberInput {
+    fn input(&self, capacity: Capacity) -> MemberInput {
         let grant = self.certificate.grant();
         let entry = self.entry.as_ref();
         MemberInput {
@@ -155,6 +164,7 @@ impl Known {
             draining: self.draining,
             ready: entry.is_some_and(|entry| entry.ready),
             load_permille: entry.map_or(0, |entry| entry.load_permille),
+            capacity,
             public_v4: entry.and_then(|entry| entry.public_v4),
             public_v6: entry.and_then(|entry| entry.public_v6),
             http_port: entry.and_then(|entry| entry.http_port),

@@ -53,6 +53,7 @@ fn member(n: u8, name: &str, region: &str, role: Role, lat: f64, lon: f64) -> Me
         draining: false,
         ready: true,
         load_permille: 0,
+        capacity: Default::default(),
         public_v4: Some(Ipv4Addr::new(198, 18, 0, n)),
         public_v6: Some(Ipv6Addr::new(0xfd67, 0, 0, 0, 0, 0, 0, u16::from(n))),
         http_port: Some(80),

@@ -37,6 +37,7 @@ pub(crate) fn node(n: usize) -> MemberInput {
         draining: false,
         ready: true,
         load_permille: 100,
+        capacity: Default::default(),
         public_v4: Some(Ipv4Addr::new(198, 18, n as u8, 1)),
         public_v6: Some(Ipv6Addr::new(0xfd67, 0x7764, 0x1000 + n as u16, 0, 0, 0, 0, 1)),
         http_port: Some(80),

@@ -1,5 +1,6 @@
 //! Accepting connections: how many at once, from whom, and how they end.
 
+use super::asked::{Asked, Tally};
 use super::rtt::{self, Rtts};
 use super::serve::Server;
 use super::sites::Pins;
@@ -67,6 +68,7 @@ pub(crate) struct Door {
     server: Arc<Server>,
     config: HttpConfig,
     rtts: Arc<Rtts>,
+    asked: Arc<Asked>,
     metrics: Arc<HttpMetrics>,
     places: Arc<Semaphore>,
     guests: Arc<Mutex<BTreeMap<IpAddr, u32>>>,
@@ -86,10 +88,11 @@ impl Door {
         server: Arc<Server>,
         config: HttpConfig,
         rtts: Arc<Rtts>,
+        asked: Arc<Asked>,
         metrics: Arc<HttpMetrics>,
     ) -> Door {
         let places = Arc::new(Semaphore::new(config.connections_max as usize));
-        Door { server, config, rtts, metrics, places, guests: Arc::default() }
+        Door { server, config, rtts, asked, metrics, places, guests: Arc::default() }
     }
 
     /// How many of all places are taken, thousandths.
@@ -127,7 +130,7 @@ impl Door {
             tracing::debug!(%error, "TCP_NODELAY");
         }
         let socket = ClientSocket::new(stream, guest.client, &self.config, self.rtts.clone());
-        let pins = Arc::new(Mutex::new(Pins::default()));
+        let pins = Arc::new(Mutex::new(Pins::new(Tally::new(self.asked.clone(), guest.client))));
         let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
             let (server, pins) = (self.server.clone(), pins.clone());
             async move { Ok::<_, Infallible>(server.respond(&pins, &request).await) }

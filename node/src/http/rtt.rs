@@ -64,7 +64,7 @@ impl Rtts {
 }
 
 /// The prefix by which a client is known; none for addresses that say nothing about a path.
-fn prefix_of(client: IpAddr) -> Option<IpNet> {
+pub(super) fn prefix_of(client: IpAddr) -> Option<IpNet> {
     match client.to_canonical() {
         IpAddr::V4(v4) if v4.is_loopback() || v4.is_link_local() => None,
         IpAddr::V6(v6) if v6.is_loopback() || v6.is_unicast_link_local() => None,

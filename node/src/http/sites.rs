@@ -1,5 +1,6 @@
 //! Which version of each site is served here at this moment, and which one a connection is served.
 
+use super::asked::Tally;
 use godwit_core::content::{ObjectId, SiteVersion, VersionNumber};
 use godwit_core::name::SiteName;
 use std::collections::BTreeMap;
@@ -86,9 +87,10 @@ fn serve(
     (version.site.clone(), served)
 }
 
-/// The versions that one connection has been served.
+/// The versions that one connection has been served, and how much of each site it asked for.
 #[derive(Default)]
 pub(super) struct Pins {
+    tally: Tally,
     served: BTreeMap<SiteName, Arc<Served>>,
 }
 
@@ -96,9 +98,15 @@ pub(super) struct Pins {
 const PINS_MAX: usize = 8;
 
 impl Pins {
+    /// Of a new connection.
+    pub(super) fn new(tally: Tally) -> Pins {
+        Pins { tally, served: BTreeMap::new() }
+    }
+
     /// What this connection is served now, when new ones are served `current`. A request that
     /// begins a new page (`afresh`) takes the current version; others stay with the page's.
     pub(super) fn choose(&mut self, current: Arc<Served>, afresh: bool) -> Arc<Served> {
+        self.tally.count(&current.site);
         if let Some(pinned) = self.served.get(&current.site) {
             let stays = pinned.number == current.number && pinned.root == current.root
                 || !afresh && current.since.elapsed() < PIN_MAX;

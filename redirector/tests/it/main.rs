@@ -33,6 +33,7 @@ fn inputs(members: u8) -> Inputs {
         draining: false,
         ready: true,
         load_permille: 0,
+        capacity: Default::default(),
         public_v4: Some(Ipv4Addr::new(198, 18, 0, n)),
         public_v6: None,
         http_port: Some(80),
