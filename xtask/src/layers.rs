@@ -34,7 +34,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// A pattern ending in `*` stands for all names that start so.
 const HOMES: &[(&str, &[&str])] = &[
     ("libp2p*", &["overlay"]),
-    ("quinn*", &["overlay"]),
+    // Peers' connections in `overlay`; DNS over QUIC in `redirector`.
+    ("quinn*", &["overlay", "redirector"]),
     ("sled", &["store"]),
     ("hickory-*", &["dns-plugin", "redirector"]),
     ("maxminddb", &["map"]),
@@ -43,7 +44,13 @@ const HOMES: &[(&str, &[&str])] = &[
     ("clap*", &["cli", "benches"]),
     ("indicatif", &["cli"]),
     ("rpassword", &["cli"]),
-    ("hyper*", &["node", "cli"]),
+    // `redirector` speaks DNS over HTTPS.
+    ("hyper*", &["node", "cli", "redirector"]),
+    // TLS of sockets that strangers come to; peers' own certificates are `overlay`'s.
+    ("rustls", &["overlay", "redirector"]),
+    ("tokio-rustls", &["redirector"]),
+    // The cryptography below rustls; `redirector` signs transfers with its HMAC.
+    ("aws-lc-rs", &["redirector"]),
     ("rtnetlink", &["net"]),
     // `store` and `testbed` use constants and types of it; calls need `unsafe`, which only `net` may.
     ("libc", &["net", "store", "testbed"]),
