@@ -4,6 +4,9 @@
 //! response it sends is caught as bytes. Nothing in between waits.
 
 use crate::metrics::{Drop, Metrics, Outcome, Transport};
+use crate::transfer::{Transfers, now};
+use crate::tsig::Opened;
+use crate::udp::truncate;
 use godwit_dns_plugin::Handler;
 use godwit_dns_plugin::screen::{Screened, Silence, reject, screen};
 use hickory_server::net::NetError;
@@ -17,16 +20,23 @@ use hickory_server::zone_handler::MessageResponse;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// RFC 1035, 4.2.1: what every client takes. Who signs is another server, and has TCP for the rest.
+const PAYLOAD_PLAIN: usize = 512;
+/// Octets of a signature with a key name of usual length.
+const SIGNATURE_LEN_MAX: usize = 160;
+
 /// Answers packets.
 #[derive(Clone)]
 pub(crate) struct Engine {
     handler: Handler,
+    transfers: Arc<Transfers>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Engine {
-    pub(crate) fn new(handler: Handler, metrics: Arc<Metrics>) -> Engine {
-        Engine { handler, metrics }
+    /// Queries signed with a key of `transfers` get signed replies.
+    pub(crate) fn new(handler: Handler, transfers: Arc<Transfers>, metrics: Arc<Metrics>) -> Engine {
+        Engine { handler, transfers, metrics }
     }
 
     /// The reply to a packet, if it deserves one.
@@ -45,14 +55,29 @@ impl Engine {
                 None
             }
             Screened::Reject { code, edns } => self.reject(packet, code, edns, transport),
-            Screened::Pass(_) => self.answer(packet, source, transport).await,
+            Screened::Pass(_) => match self.transfers.open(packet) {
+                Opened::Plain => self.answer(packet, source, transport).await,
+                Opened::Signed { query, mut signer } => {
+                    let mut reply = self.answer(&query, source, transport).await?;
+                    if transport == Transport::Udp && reply.len() + SIGNATURE_LEN_MAX > PAYLOAD_PLAIN {
+                        truncate(&mut reply);
+                    }
+                    signer.sign(now(), &mut reply);
+                    Some(reply)
+                }
+                Opened::Rejected(reply) => {
+                    self.metrics.answered(Outcome { transport, kind: None, code: ResponseCode::NotAuth });
+                    Some(reply)
+                }
+            },
         }
     }
 
     async fn answer(&self, packet: &[u8], source: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
+        // What the handler does depends on whether there is a length to keep to.
         let protocol = match transport {
             Transport::Udp => Protocol::Udp,
-            Transport::Tcp => Protocol::Tcp,
+            Transport::Tcp | Transport::Tls | Transport::Https | Transport::Quic => Protocol::Tcp,
         };
         let Ok(request) = Request::from_bytes(packet.to_vec(), source, protocol) else {
             return self.reject(packet, ResponseCode::FormErr, false, transport);

@@ -3,7 +3,8 @@
 use godwit_dns_plugin::Options;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How the redirector listens and answers.
@@ -23,6 +24,63 @@ pub struct Config {
     pub ttl_static_secs: u32,
     /// Limits against abuse.
     pub limits: Limits,
+    /// DNS over TLS, HTTPS and QUIC. Off by default.
+    pub tls: TlsConfig,
+    /// Zone transfers to other name servers. Off by default.
+    pub transfer: TransferConfig,
+}
+
+/// Encrypted DNS: a certificate, and where to listen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The certificate and those between it and a root, PEM. Read again on SIGHUP. No default.
+    pub certificate: Option<PathBuf>,
+    /// The certificate's private key, PEM. Read again on SIGHUP. No default.
+    pub key: Option<PathBuf>,
+    /// Addresses for DNS over TLS (RFC 7858), for example `0.0.0.0:853`. Default: none.
+    pub dot: Vec<SocketAddr>,
+    /// Addresses for DNS over HTTPS (RFC 8484), for example `0.0.0.0:443`. Default: none.
+    pub doh: Vec<SocketAddr>,
+    /// Addresses for DNS over QUIC (RFC 9250), for example `0.0.0.0:853`. Default: none.
+    pub doq: Vec<SocketAddr>,
+    /// The path of DNS over HTTPS. Default `/dns-query`.
+    pub doh_path: String,
+}
+
+/// Who may transfer the zone's static part, and is told when it changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TransferConfig {
+    /// Files with a TSIG key each, as `tsig-keygen -a hmac-sha256 NAME` writes them. Read again on
+    /// SIGHUP. Default: none.
+    pub keys: Vec<PathBuf>,
+    /// The other name servers. Default: none.
+    pub secondaries: Vec<SecondaryConfig>,
+}
+
+/// Another name server for the zone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SecondaryConfig {
+    /// Whence it asks for transfers, and where it is told of changes.
+    pub address: IpAddr,
+    /// The port where it is told of changes. Default 53.
+    #[serde(default = "dns_port")]
+    pub port: u16,
+    /// The name of the key that it signs with, and that what is sent to it is signed with.
+    pub key: String,
+    /// Whether it is told of changes. Default true.
+    #[serde(default = "yes")]
+    pub notify: bool,
+}
+
+fn dns_port() -> u16 {
+    53
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What one source, and all together, may use.
@@ -38,12 +96,18 @@ pub struct Limits {
     pub slip: u32,
     /// So many source prefixes are counted apart. Default 65,536 (2 MiB).
     pub prefixes_max: usize,
-    /// TCP connections at a time. Default 1,024.
+    /// TCP connections at a time. One more takes the place of the one that has been without a whole
+    /// query for longest. Default 1,024, at about 1 kB each while idle.
     pub tcp_connections_max: usize,
-    /// TCP connections at a time from one source prefix (IPv4 /24, IPv6 /56). Default 64.
+    /// TCP connections at a time from one source prefix (IPv4 /24, IPv6 /56), where one more takes the
+    /// place of one from there; encrypted ones are counted apart. Default 64.
     pub tcp_connections_per_prefix_max: usize,
-    /// Seconds a TCP connection may be silent, or take for one query. Default 10.
+    /// Seconds a TCP connection may be silent, or take for one query, or take for its replies; for
+    /// encrypted connections as well. Default 10.
     pub tcp_idle_secs: u32,
+    /// Connections with DNS over TLS, HTTPS and QUIC at a time, together. Default 1,024, at about
+    /// 20 to 60 kB each.
+    pub tls_connections_max: usize,
 }
 
 impl Default for Config {
@@ -54,7 +118,29 @@ impl Default for Config {
             ttl_secs: 5,
             ttl_static_secs: 60,
             limits: Limits::default(),
+            tls: TlsConfig::default(),
+            transfer: TransferConfig::default(),
         }
+    }
+}
+
+impl Default for TlsConfig {
+    fn default() -> TlsConfig {
+        TlsConfig {
+            certificate: None,
+            key: None,
+            dot: Vec::new(),
+            doh: Vec::new(),
+            doq: Vec::new(),
+            doh_path: "/dns-query".into(),
+        }
+    }
+}
+
+impl TlsConfig {
+    /// Whether anything encrypted is asked for.
+    pub(crate) fn is_on(&self) -> bool {
+        !(self.dot.is_empty() && self.doh.is_empty() && self.doq.is_empty())
     }
 }
 
@@ -67,6 +153,7 @@ impl Default for Limits {
             tcp_connections_max: 1024,
             tcp_connections_per_prefix_max: 64,
             tcp_idle_secs: 10,
+            tls_connections_max: 1024,
         }
     }
 }

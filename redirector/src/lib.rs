@@ -24,7 +24,10 @@
 //! - [`udp`]: each worker receives, screens, answers and sends in one task; nothing is spawned per
 //!   packet. What is between receiving and sending is one function from bytes to bytes, the seam
 //!   where a batched fast path goes later.
-//! - [`tcp`]: connections are capped per source before they are capped overall, and idle ones end.
+//! - [`tcp`]: listens for connections; [`stream`] converses on them, [`tls`], [`doh`] and [`doq`] with
+//!   encryption. [`connections`] caps them per source before overall; the newest always gets in, at
+//!   the cost of who made no progress for longest.
+//! - [`transfer`], [`tsig`], [`notify`]: the zone's static part for other name servers.
 //! - [`limit`]: replies per source prefix are limited; every second one beyond the limit goes out
 //!   truncated, so that a real client behind a forged flood can still come by TCP.
 //!
@@ -37,24 +40,41 @@
 
 mod capture;
 mod config;
+mod connections;
+mod doh;
+mod doq;
+mod edns;
 mod limit;
 mod metrics;
+mod notify;
 mod sockets;
+mod stream;
 mod tcp;
+mod tls;
+mod transfer;
+mod tsig;
 mod udp;
 
-pub use config::{Config, Limits};
+pub use config::{Config, Limits, SecondaryConfig, TlsConfig, TransferConfig};
 pub use godwit_dns_plugin::{SharedView, Zone};
 pub use sockets::StartError;
+pub use tls::TlsError;
+pub use transfer::TransferError;
+pub use tsig::KeyError;
 
+use connections::Connections;
 use godwit_dns_plugin::Handler;
 use metrics::Metrics;
 use prometheus_client::registry::Registry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use stream::{Idle, Service};
+use tcp::Speaks;
+use tls::Certificates;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use transfer::{Peers, Transfers};
 
 /// How long connections get to end when the redirector stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
@@ -70,44 +90,121 @@ impl Redirector {
         shared: SharedView,
         registry: &mut Registry,
     ) -> Result<Running, StartError> {
+        // What can be wrong in files is found before anything listens.
+        let certificates = config.tls.is_on().then(|| Certificates::read(&config.tls)).transpose()?;
+        let peers = Peers::read(&config.transfer)?;
         let sockets = sockets::listen(&config)?;
         let metrics = Arc::new(Metrics::register(registry));
-        let engine = capture::Engine::new(Handler::new(shared), metrics.clone());
+        let transfers = Arc::new(Transfers::new(peers, shared.clone(), metrics.clone()));
+        let engine = capture::Engine::new(Handler::new(shared), transfers.clone(), metrics.clone());
         let (stop, stopped) = watch::channel(());
         let mut tasks = JoinSet::new();
         let limiter = Arc::new(limit::Limiter::new(&config.limits));
-        let connections = Arc::new(tcp::Connections::new(&config.limits));
-        let mut addresses = Vec::new();
-        for listening in sockets {
-            addresses.push(listening.address);
+        let service = Service { engine: engine.clone(), transfers: transfers.clone(), idle: Idle::default() };
+        let limits = &config.limits;
+        let connections = |max| Connections::new(max, limits.tcp_connections_per_prefix_max, metrics.clone());
+        let plain = connections(limits.tcp_connections_max);
+        let encrypted = connections(limits.tls_connections_max);
+        service.idle.set(limits.tcp_idle());
+        let accept = |listener, connections: &Arc<Connections>, speaks| {
+            let (service, connections) = (service.clone(), connections.clone());
+            tcp::Acceptor { listener, service, connections, speaks }.run(stopped.clone())
+        };
+        let mut addresses = Addresses::default();
+        for listening in sockets.dns {
+            addresses.dns.push(listening.address);
             for socket in listening.udp {
                 let worker = udp::Worker { socket, engine: engine.clone(), limiter: limiter.clone() };
                 tasks.spawn(worker.run(stopped.clone()));
             }
-            let acceptor = tcp::Acceptor {
-                listener: listening.tcp,
-                engine: engine.clone(),
-                connections: connections.clone(),
-                idle: config.limits.tcp_idle(),
-            };
-            tasks.spawn(acceptor.run(stopped.clone()));
+            tasks.spawn(accept(listening.tcp, &plain, Speaks::Dns));
         }
+        if let Some(certificates) = &certificates {
+            for listener in sockets.dot {
+                addresses.dot.extend(listener.local_addr());
+                tasks.spawn(accept(listener, &encrypted, Speaks::Tls(certificates.dot()?)));
+            }
+            let path: Arc<str> = config.tls.doh_path.as_str().into();
+            for listener in sockets.doh {
+                addresses.doh.extend(listener.local_addr());
+                let speaks = Speaks::Https(certificates.https()?, path.clone());
+                tasks.spawn(accept(listener, &encrypted, speaks));
+            }
+            for socket in sockets.doq {
+                addresses.doq.extend(socket.local_addr());
+                let (service, connections) = (service.clone(), encrypted.clone());
+                let listener = doq::Listener::new(socket, certificates, service, connections)?;
+                tasks.spawn(listener.run(stopped.clone()));
+            }
+        }
+        tasks.spawn(notify::run(transfers.clone(), stopped));
         tracing::info!(?addresses, "redirector listens");
-        Ok(Running { addresses, stop, tasks })
+        Ok(Running { addresses, stop, tasks, transfers, certificates, plain, encrypted, idle: service.idle })
     }
+}
+
+/// Where a redirector answers; with the real port where port 0 was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Over UDP and TCP.
+    pub dns: Vec<SocketAddr>,
+    /// DNS over TLS.
+    pub dot: Vec<SocketAddr>,
+    /// DNS over HTTPS.
+    pub doh: Vec<SocketAddr>,
+    /// DNS over QUIC.
+    pub doq: Vec<SocketAddr>,
 }
 
 /// A redirector that answers. Dropping it stops it at once.
 pub struct Running {
-    addresses: Vec<SocketAddr>,
+    addresses: Addresses,
     stop: watch::Sender<()>,
     tasks: JoinSet<()>,
+    transfers: Arc<Transfers>,
+    certificates: Option<Arc<Certificates>>,
+    plain: Arc<Connections>,
+    encrypted: Arc<Connections>,
+    idle: Idle,
+}
+
+/// Why a changed configuration is not taken; nothing of it is.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// There is no certificate for encrypted DNS; the old one is shown on.
+    #[error("the certificate stays as it was")]
+    Tls(#[from] TlsError),
+    /// Settings of zone transfers are wrong.
+    #[error("secondaries stay as they were")]
+    Transfer(#[from] TransferError),
 }
 
 impl Running {
-    /// Where it answers, over UDP and TCP; with the real port where port 0 was asked for.
+    /// Where it answers, over UDP and TCP.
     pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses.dns
+    }
+
+    /// Where it answers, by transport.
+    pub fn all_addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// Takes over what can change without a restart: the files of certificate and keys (read again
+    /// even when their names stay), secondaries, and the limits of connections. No connection and no
+    /// query is lost.
+    pub fn reload(&self, config: &Config) -> Result<(), ReloadError> {
+        // Everything is read before anything changes.
+        let peers = Peers::read(&config.transfer)?;
+        if let Some(certificates) = &self.certificates {
+            certificates.reload(&config.tls)?;
+        }
+        self.transfers.peers.store(Arc::new(peers));
+        let limits = &config.limits;
+        self.plain.limit(limits.tcp_connections_max, limits.tcp_connections_per_prefix_max);
+        self.encrypted.limit(limits.tls_connections_max, limits.tcp_connections_per_prefix_max);
+        self.idle.set(limits.tcp_idle());
+        Ok(())
     }
 
     /// Stops listening, lets open connections finish the query at hand, and returns.

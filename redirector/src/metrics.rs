@@ -14,7 +14,9 @@ pub(crate) struct Metrics {
     queries: Family<QueryLabels, Counter>,
     dropped: Family<DropLabels, Counter>,
     limited: Family<LimitLabels, Counter>,
-    pub(crate) connections: Gauge,
+    connections: Family<ConnectionLabels, Gauge>,
+    transfers: Family<TransferLabels, Counter>,
+    notifies: Family<NotifyLabels, Counter>,
 }
 
 /// How a query came.
@@ -22,6 +24,9 @@ pub(crate) struct Metrics {
 pub(crate) enum Transport {
     Udp,
     Tcp,
+    Tls,
+    Https,
+    Quic,
 }
 
 /// Why a packet or connection was dropped.
@@ -33,12 +38,34 @@ pub(crate) enum Drop {
     Response,
     /// The socket's send buffer was full, or the reply could not be sent.
     Send,
-    /// A connection beyond the limit of its source.
+    /// A connection in favour of a newer one of its source.
     ConnectionsOfSource,
-    /// A connection beyond the limit of all.
+    /// A connection in favour of a newer one.
     Connections,
     /// A connection that was silent too long.
     Idle,
+    /// A connection whose client did not take its replies.
+    Unread,
+    /// A connection with something that was no query.
+    Garbage,
+    /// A connection whose TLS handshake failed.
+    Handshake,
+}
+
+/// How a request for a zone transfer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum TransferOutcome {
+    Sent,
+    /// The secondary had the newest already.
+    UpToDate,
+    Refused,
+}
+
+/// How telling a secondary of a change ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum NotifyOutcome {
+    Acknowledged,
+    Unanswered,
 }
 
 /// What the rate limit did.
@@ -62,6 +89,21 @@ struct QueryLabels {
     transport: Transport,
     kind: Kind,
     code: Code,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConnectionLabels {
+    transport: Transport,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TransferLabels {
+    outcome: TransferOutcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NotifyLabels {
+    outcome: NotifyOutcome,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -106,7 +148,9 @@ impl Metrics {
             queries: Family::default(),
             dropped: Family::default(),
             limited: Family::default(),
-            connections: Gauge::default(),
+            connections: Family::default(),
+            transfers: Family::default(),
+            notifies: Family::default(),
         };
         let registry = registry.sub_registry_with_prefix("dns");
         registry.register(
@@ -116,7 +160,9 @@ impl Metrics {
         );
         registry.register("drops", "Packets and connections dropped, by reason", metrics.dropped.clone());
         registry.register("limited", "Replies held back by the rate limit", metrics.limited.clone());
-        registry.register("connections", "Open TCP connections", metrics.connections.clone());
+        registry.register("connections", "Open connections, by transport", metrics.connections.clone());
+        registry.register("transfers", "Requests for the zone, by outcome", metrics.transfers.clone());
+        registry.register("notifies", "Secondaries told of a change, by outcome", metrics.notifies.clone());
         metrics
     }
 
@@ -149,6 +195,19 @@ impl Metrics {
         self.dropped.get_or_create(&DropLabels { reason }).inc();
     }
 
+    /// The gauge of a transport's connections.
+    pub(crate) fn connections(&self, transport: Transport) -> Gauge {
+        self.connections.get_or_create(&ConnectionLabels { transport }).clone()
+    }
+
+    pub(crate) fn transfer(&self, outcome: TransferOutcome) {
+        self.transfers.get_or_create(&TransferLabels { outcome }).inc();
+    }
+
+    pub(crate) fn notified(&self, outcome: NotifyOutcome) {
+        self.notifies.get_or_create(&NotifyLabels { outcome }).inc();
+    }
+
     pub(crate) fn limited(&self, action: Limited) {
         self.limited.get_or_create(&LimitLabels { action }).inc();
     }
@@ -167,7 +226,9 @@ macro_rules! label_values {
 }
 
 label_values! {
-    Transport { Udp => "udp", Tcp => "tcp" }
+    Transport { Udp => "udp", Tcp => "tcp", Tls => "tls", Https => "https", Quic => "quic" }
+    TransferOutcome { Sent => "sent", UpToDate => "up-to-date", Refused => "refused" }
+    NotifyOutcome { Acknowledged => "acknowledged", Unanswered => "unanswered" }
     Drop {
         Short => "short",
         Response => "response",
@@ -175,6 +236,9 @@ label_values! {
         ConnectionsOfSource => "connections-of-source",
         Connections => "connections",
         Idle => "idle",
+        Unread => "unread",
+        Garbage => "garbage",
+        Handshake => "handshake",
     }
     Limited { Dropped => "dropped", Slipped => "slipped" }
     Kind {

@@ -75,7 +75,7 @@ fn is_peers_fault(error: &io::Error) -> bool {
 }
 
 /// Leaves header and question, and sets TC: *ask again over TCP*.
-fn truncate(reply: &mut Vec<u8>) {
+pub(crate) fn truncate(reply: &mut Vec<u8>) {
     let mut end = 12;
     let questions = reply.get(4..6).map_or(0, |count| u16::from_be_bytes([count[0], count[1]]));
     if questions == 1 {

@@ -100,7 +100,15 @@ impl Run {
                     runtime.reload();
                     reloaded.set(i64::from(read.is_ok()));
                     match read {
-                        Ok(config) => current = config,
+                        Ok(config) => {
+                            if let Some(redirector) = &redirector
+                                && let Err(error) = redirector.reload(&config.redirector)
+                            {
+                                reloaded.set(0);
+                                tracing::error!("{:#}", anyhow::Error::new(error));
+                            }
+                            current = config;
+                        }
                         Err(failure) => tracing::error!("the configuration stays as it was: {failure}"),
                     }
                 }

@@ -270,17 +270,23 @@ async fn beyond_the_limit_every_second_reply_is_truncated() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_are_capped() {
+async fn one_connection_too_many_takes_the_place_of_the_quietest() {
     let limits = Limits { tcp_connections_per_prefix_max: 3, ..Limits::default() };
     let bench = Bench::new(1, limits).await;
     let mut held = Vec::new();
-    for _ in 0..3 {
+    for id in 0..3 {
         let mut stream = bench.connect().await;
-        send(&mut stream, &www(1)).await;
-        check_www(&read(&mut stream).await, 1);
+        send(&mut stream, &www(id)).await;
+        check_www(&read(&mut stream).await, id);
         held.push(stream);
     }
-    assert!(closed(&mut bench.connect().await).await, "one too many");
+    // The first one asks again, so the second one is the quietest.
+    send(&mut held[0], &www(7)).await;
+    check_www(&read(&mut held[0]).await, 7);
+    let mut newest = bench.connect().await;
+    send(&mut newest, &www(8)).await;
+    check_www(&read(&mut newest).await, 8);
+    assert!(closed(&mut held.remove(1)).await);
     assert!(bench.metrics().contains(r#"godwit_dns_drops_total{reason="connections-of-source"} 1"#));
     for stream in &mut held {
         send(stream, &www(2)).await;
