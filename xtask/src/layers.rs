@@ -49,8 +49,6 @@ const HOMES: &[(&str, &[&str])] = &[
     // TLS of sockets that strangers come to; peers' own certificates are `overlay`'s.
     ("rustls", &["overlay", "redirector"]),
     ("tokio-rustls", &["redirector"]),
-    // The cryptography below rustls; `redirector` signs transfers with its HMAC.
-    ("aws-lc-rs", &["redirector"]),
     ("rtnetlink", &["net"]),
     // `store` and `testbed` use constants and types of it; calls need `unsafe`, which only `net` may.
     ("libc", &["net", "store", "testbed"]),
@@ -59,7 +57,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("blake3", &["core", "map", "sim", "store", "overlay"]),
     ("ed25519*", &["core"]),
     // Signs the zone: P-256, which `core`'s library does not have, and fast.
-    ("aws-lc-rs", &["dns-plugin"]),
+    // `redirector` signs transfers with its HMAC.
+    ("aws-lc-rs", &["dns-plugin", "redirector"]),
 ];
 
 /// The one crate in which `unsafe` may be written.
