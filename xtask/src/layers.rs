@@ -22,7 +22,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["core"]),
     ("overlay", &["core"]),
     ("net", &[]),
-    ("node", &["core", "map", "store", "overlay", "net"]),
+    ("probe", &["core"]),
+    ("node", &["core", "map", "store", "overlay", "net", "probe"]),
     ("dns-plugin", &["core", "map"]),
     ("redirector", &["core", "map", "net", "dns-plugin"]),
     ("testbed", &["core", "map", "net", "sim"]),
@@ -45,10 +46,11 @@ const HOMES: &[(&str, &[&str])] = &[
     ("indicatif", &["cli"]),
     ("rpassword", &["cli"]),
     // `redirector` speaks DNS over HTTPS.
-    ("hyper*", &["node", "cli", "redirector"]),
-    // TLS of sockets that strangers come to; peers' own certificates are `overlay`'s.
-    ("rustls", &["overlay", "redirector"]),
-    ("tokio-rustls", &["redirector"]),
+    ("hyper*", &["probe", "node", "cli", "redirector"]),
+    // TLS of sockets that strangers come to; peers' own certificates are `overlay`'s, and `probe`
+    // asks others' servers.
+    ("rustls", &["overlay", "probe", "redirector"]),
+    ("tokio-rustls", &["probe", "redirector"]),
     ("rtnetlink", &["net"]),
     // `store` and `testbed` use constants and types of it; calls need `unsafe`, which only `net` may.
     ("libc", &["net", "store", "testbed"]),
