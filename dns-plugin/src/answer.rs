@@ -1,16 +1,21 @@
 //! Question and client in, records out.
 
+mod find;
+mod why;
+
+pub use why::client_prefix;
+
 use crate::view::View;
+use crate::zone::{Binding, CHAIN_MAX, Checked, Node};
+use find::{Built, Found, find};
 use godwit_core::time::Time;
-use godwit_map::{Generation, Health, MemberInput, SiteRef};
+use godwit_map::{Answer, MemberInput, SiteRef};
 use hickory_server::proto::op::ResponseCode;
-use hickory_server::proto::rr::rdata::{A, AAAA, HINFO, NS, SOA};
+use hickory_server::proto::rr::rdata::{A, AAAA, HINFO, NS, SOA, TXT};
 use hickory_server::proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-/// A region's name is answered with so many nodes at most.
-const REGION_PICKS_MAX: usize = 3;
 /// More name servers than this do not help anybody and do not fit a small reply.
 const NAME_SERVERS_MAX: usize = 13;
 
@@ -68,6 +73,9 @@ pub struct Reply {
     /// The widest prefix length around the client for which the reply holds; 0 when it is the same
     /// for everybody.
     pub scope: u8,
+    /// Whether it must not be worth forging a query for: over UDP, unless the source is proved by a
+    /// cookie, it goes truncated when it is longer than other replies are let be.
+    pub modest: bool,
     /// Whether it may be repeated to others.
     pub cache: Cache,
     /// Until when it may be repeated: signatures are replaced and keys change. [`Time::NEVER`] when
@@ -83,8 +91,17 @@ impl Reply {
 
     fn refused(code: ResponseCode) -> Reply {
         let (answers, authority, additional) = (Vec::new(), Vec::new(), Vec::new());
-        let (scope, cache, until) = (0, Cache::Never, Time::NEVER);
-        Reply { code, authoritative: false, answers, authority, additional, scope, cache, until }
+        Reply {
+            code,
+            authoritative: false,
+            answers,
+            authority,
+            additional,
+            scope: 0,
+            modest: false,
+            cache: Cache::Never,
+            until: Time::NEVER,
+        }
     }
 }
 
@@ -92,16 +109,6 @@ impl Reply {
 #[derive(Clone, Copy)]
 pub struct Answerer<'a> {
     view: &'a View,
-}
-
-/// What a name in the zone stands for.
-enum Target<'a> {
-    Apex,
-    Site(String),
-    Member(&'a MemberInput),
-    Region(Vec<&'a MemberInput>),
-    /// A name that exists only because there are names below it.
-    Empty,
 }
 
 impl<'v> Answerer<'v> {
@@ -127,67 +134,96 @@ impl<'v> Answerer<'v> {
             other if (128..255).contains(&u16::from(other)) => return Reply::refused(ResponseCode::NotImp),
             _ => {}
         }
-        let draft = Draft { view: self.view, name, zone: name.trim_to(zone.labels()), kind };
-        match self.target(name) {
-            None => Reply { cache: Cache::Never, ..draft.negative(ResponseCode::NXDomain) },
-            Some(target) => draft.positive(target, client),
-        }
+        self.draft(name, kind).at(find(self.view, name), client, CHAIN_MAX)
     }
 
-    /// Whose choice decides what is answered at `name`: what a cache of replies must know before it
-    /// asks. `None` when the name does not exist.
-    pub fn subject(&self, name: &Name) -> Option<Subject> {
-        self.view.zone.origin().zone_of(name).then_some(())?;
-        Some(match self.target(name)? {
-            Target::Site(site) => Subject::Choice(self.view.generation.site_ref(&site)?),
-            Target::Apex | Target::Member(_) | Target::Region(_) | Target::Empty => Subject::Nobody,
-        })
+    fn draft<'a>(&self, name: &'a Name, kind: RecordType) -> Draft<'a>
+    where
+        'v: 'a,
+    {
+        Draft { view: self.view, name, zone: name.trim_to(self.view.zone.labels()), kind }
+    }
+
+    /// Whose choice decides what is answered to a question: what a cache of replies must know before
+    /// it asks. `None` when the name does not exist.
+    pub fn subject(&self, name: &Name, kind: RecordType) -> Option<Subject> {
+        let found = self.target(name, kind)?;
+        let binding = found.node.and_then(|node| node.bindings.iter().find(|binding| binding.kind == kind));
+        let site = match binding {
+            Some(binding) => self.view.generation.site_ref(&binding.site),
+            None => found.site,
+        };
+        Some(site.map_or(Subject::Nobody, Subject::Choice))
+    }
+
+    /// What stands at a name after the CNAMEs that a question of this type follows.
+    fn target(&self, name: &Name, kind: RecordType) -> Option<Found<'v>> {
+        let origin = self.view.zone.origin();
+        origin.zone_of(name).then_some(())?;
+        let mut found = find(self.view, name)?;
+        for _ in 0..CHAIN_MAX {
+            match found.node.and_then(Node::cname) {
+                Some((_, target)) if follows(kind) && origin.zone_of(target) => {
+                    found = find(self.view, target)?
+                }
+                _ => break,
+            }
+        }
+        Some(found)
     }
 
     /// The types that `name` has for some client, without those of DNSSEC: what a denial of the
     /// others lists (RFC 4034, 4.1.2), less the type that is being denied. `None` when the name does
     /// not exist; none of them when it only has names below it.
     pub fn types_at(&self, name: &Name) -> Option<Vec<RecordType>> {
-        use RecordType::{A, AAAA, NS, SOA};
+        use RecordType::{A, AAAA, HTTPS, NS, SOA, TXT};
         self.view.zone.origin().zone_of(name).then_some(())?;
-        let addresses = |members: &mut dyn Iterator<Item = &MemberInput>| {
-            let (mut v4, mut v6) = (false, false);
+        let found = find(self.view, name)?;
+        if found.node.and_then(Node::cname).is_some() {
+            return Some(vec![RecordType::CNAME]);
+        }
+        let mut types = Vec::new();
+        let mut addresses = |members: &mut dyn Iterator<Item = &MemberInput>| {
             members.for_each(|member| {
-                v4 |= member.public_v4.is_some();
-                v6 |= member.public_v6.is_some();
+                types.extend(member.public_v4.map(|_| A));
+                types.extend(member.public_v6.map(|_| AAAA));
             });
-            [(v4, A), (v6, AAAA)].into_iter().filter_map(|(has, kind)| has.then_some(kind)).collect()
         };
-        Some(match self.target(name)? {
-            Target::Apex => vec![NS, SOA],
-            Target::Site(_) => addresses(&mut self.view.generation.members().iter()),
-            Target::Member(member) => addresses(&mut std::iter::once(member)),
-            Target::Region(members) => addresses(&mut members.into_iter()),
-            Target::Empty => Vec::new(),
-        })
+        match found.built {
+            Built::Member(member) => addresses(&mut std::iter::once(member)),
+            Built::Region => addresses(&mut self.view.generation.members().iter()),
+            _ if found.site.is_some() => addresses(&mut self.view.generation.members().iter()),
+            _ => {}
+        }
+        match found.built {
+            Built::Apex => types.extend([NS, SOA]),
+            Built::Why(_) => types.push(TXT),
+            _ => {}
+        }
+        if let Some(node) = found.node {
+            types.extend(node.records.iter().map(Record::record_type));
+            types.extend(node.bindings.iter().map(|binding| binding.kind));
+        }
+        if self.service(&found).is_some() {
+            types.push(HTTPS);
+        }
+        if !found.challenges.is_empty() {
+            types.push(TXT);
+        }
+        types.sort_by_key(|kind| u16::from(*kind));
+        types.dedup();
+        Some(types)
     }
 
-    fn target(&self, name: &Name) -> Option<Target<'v>> {
-        let generation: &'v Generation = &self.view.generation;
-        let count = name.iter().count();
-        let label = |at: usize| {
-            let label = name.iter().nth(at)?;
-            Some(std::str::from_utf8(label).ok()?.to_ascii_lowercase())
-        };
-        match count.checked_sub(self.view.zone.labels())? {
-            0 => Some(Target::Apex),
-            1 => match label(0)?.as_str() {
-                "node" | "region" => Some(Target::Empty),
-                site => generation.site(site).map(|_| Target::Site(site.to_owned())),
-            },
-            2 => match label(1)?.as_str() {
-                "node" => generation.member_named(&label(0)?).map(Target::Member),
-                "region" => Some(Target::Region(generation.region(&label(0)?)?.collect())),
-                _ => None,
-            },
-            _ => None,
-        }
+    fn service(&self, found: &Found<'_>) -> Option<&'v Checked> {
+        let site = self.view.generation.site_at(found.site?)?;
+        self.view.zone.contents().https(site.site.as_str())
     }
+}
+
+/// RFC 1034, 3.6.2: every question follows a CNAME but the one for it.
+fn follows(kind: RecordType) -> bool {
+    !matches!(kind, RecordType::CNAME | RecordType::ANY)
 }
 
 /// A question.
@@ -212,60 +248,127 @@ struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    fn positive(self, target: Target<'_>, client: IpAddr) -> Reply {
-        if self.kind == RecordType::ANY && !matches!(target, Target::Empty) {
+    /// The reply for what was found at the name; `chain` CNAMEs may be followed.
+    fn at(self, found: Option<Found<'_>>, client: IpAddr, chain: usize) -> Reply {
+        let Some(found) = found else {
+            return Reply { cache: Cache::Never, ..self.negative(ResponseCode::NXDomain) };
+        };
+        if self.kind == RecordType::ANY && !found.is_empty() {
             // RFC 8482, 4.2: a minimal answer instead of everything.
             let hinfo = HINFO::new("RFC8482".to_owned(), String::new());
             return self.reply(vec![self.record(self.options().ttl_static, RData::HINFO(hinfo))]);
         }
-        match target {
-            Target::Apex => self.apex(),
-            Target::Empty => self.negative(ResponseCode::NoError),
-            Target::Site(site) => self.site(&site, client),
-            Target::Member(member) => self.addresses(self.options().ttl_static, &[member]),
-            Target::Region(members) => {
-                let reached = |member: &&MemberInput| {
-                    matches!(member.state, Health::Alive | Health::Suspect)
-                        && member.ready
-                        && !member.draining
-                };
-                let mut nodes: Vec<&MemberInput> = members.iter().copied().filter(reached).collect();
-                if nodes.is_empty() {
-                    nodes = members;
-                }
-                nodes.truncate(REGION_PICKS_MAX);
-                self.addresses(self.options().ttl, &nodes)
-            }
+        if let Some((cname, target)) = found.node.and_then(Node::cname)
+            && follows(self.kind)
+        {
+            return self.alias(cname, target, client, chain);
         }
-    }
-
-    fn apex(self) -> Reply {
-        let ttl = self.options().ttl_static;
-        match self.kind {
-            RecordType::SOA => self.reply(vec![self.soa(ttl)]),
-            RecordType::NS => {
-                let servers = || self.view.generation.name_servers().take(NAME_SERVERS_MAX);
-                let names: Vec<Name> = servers().map(|server| self.node_name(server)).collect();
-                let answers =
-                    names.iter().map(|name| self.record(ttl, RData::NS(NS(name.clone())))).collect();
-                let glue_v4 = servers().zip(&names).filter_map(|(server, name)| {
-                    Some(Record::from_rdata(name.clone(), seconds(ttl), RData::A(A(server.public_v4?))))
-                });
-                let glue_v6 = servers().zip(&names).filter_map(|(server, name)| {
-                    Some(Record::from_rdata(name.clone(), seconds(ttl), RData::AAAA(AAAA(server.public_v6?))))
-                });
-                let additional = glue_v4.chain(glue_v6).collect();
-                let reply = self.reply(answers);
-                Reply { additional, ..reply }
+        let mut answers = self.configured(&found);
+        if !answers.is_empty() {
+            return self.reply(answers);
+        }
+        match (found.built, self.kind) {
+            (Built::Apex, RecordType::SOA) => return self.reply(vec![self.soa(self.options().ttl_static)]),
+            (Built::Apex, RecordType::NS) => return self.name_servers(),
+            (Built::Why(site), RecordType::TXT) => return self.why(site, client),
+            (Built::Member(member), _) => {
+                let ttl = self.options().ttl_static;
+                answers.extend(self.address(ttl, member.public_v4, member.public_v6));
             }
+            (Built::Region, RecordType::A | RecordType::AAAA) => return self.region(client),
+            _ => {}
+        }
+        if !answers.is_empty() {
+            return self.reply(answers);
+        }
+        if let Some(binding) = found.node.and_then(|node| self.binding(node)) {
+            let site = self.view.generation.site_ref(&binding.site);
+            return self.service(&binding.service, site, binding.target.clone(), client);
+        }
+        match (found.site, self.kind) {
+            (Some(site), RecordType::A | RecordType::AAAA) => self.chosen(site, client),
+            (Some(site), RecordType::HTTPS) => match Answerer::new(self.view).service(&found) {
+                Some(service) => self.service(service, Some(site), Name::root(), client),
+                None => self.negative(ResponseCode::NoError),
+            },
             _ => self.negative(ResponseCode::NoError),
         }
     }
 
-    fn site(self, site: &str, client: IpAddr) -> Reply {
-        let Some(answer) = self.view.generation.answer(client, site) else {
-            return self.negative(ResponseCode::NXDomain);
-        };
+    /// What the configuration and challenges have here of the type.
+    fn configured(&self, found: &Found<'_>) -> Vec<Record> {
+        let records = found.node.map_or(&[][..], |node| &node.records);
+        let records = records.iter().filter(|record| record.record_type() == self.kind);
+        let mut answers: Vec<Record> = records
+            .map(|record| Record::from_rdata(self.name.clone(), record.ttl, record.data.clone()))
+            .collect();
+        if self.kind == RecordType::TXT {
+            // RFC 2181, 5.2: the TTLs of a set are one.
+            let ttl = answers.first().map_or(seconds(self.options().ttl), |record| record.ttl);
+            answers.extend(found.challenges.iter().map(|value| {
+                Record::from_rdata(self.name.clone(), ttl, RData::TXT(TXT::new(vec![value.clone()])))
+            }));
+        }
+        answers
+    }
+
+    fn binding<'n>(&self, node: &'n Node) -> Option<&'n Binding> {
+        node.bindings.iter().find(|binding| binding.kind == self.kind)
+    }
+
+    /// RFC 1034, 4.3.2, 3a: the CNAME, and what its target is answered with where that is here.
+    fn alias(self, cname: &Record, target: &Name, client: IpAddr, chain: usize) -> Reply {
+        let own = Record::from_rdata(self.name.clone(), cname.ttl, cname.data.clone());
+        if chain == 0 || !self.view.zone.origin().zone_of(target) {
+            return self.reply(vec![own]);
+        }
+        let next = Draft { view: self.view, name: target, zone: self.zone.clone(), kind: self.kind };
+        let mut reply = next.at(find(self.view, target), client, chain - 1);
+        if reply.code != ResponseCode::ServFail {
+            reply.answers.insert(0, own);
+        }
+        reply
+    }
+
+    fn name_servers(self) -> Reply {
+        let ttl = self.options().ttl_static;
+        let servers = || self.view.generation.name_servers().take(NAME_SERVERS_MAX);
+        let names: Vec<Name> = servers().map(|server| self.node_name(server)).collect();
+        let answers: Vec<Record> =
+            names.iter().map(|name| self.record(ttl, RData::NS(NS(name.clone())))).collect();
+        if answers.is_empty() {
+            return self.negative(ResponseCode::NoError);
+        }
+        let glue_v4 = servers().zip(&names).filter_map(|(server, name)| {
+            Some(Record::from_rdata(name.clone(), seconds(ttl), RData::A(A(server.public_v4?))))
+        });
+        let glue_v6 = servers().zip(&names).filter_map(|(server, name)| {
+            Some(Record::from_rdata(name.clone(), seconds(ttl), RData::AAAA(AAAA(server.public_v6?))))
+        });
+        let additional = glue_v4.chain(glue_v6).collect();
+        Reply { additional, ..self.reply(answers) }
+    }
+
+    /// The addresses that the map chooses for the client.
+    fn chosen(self, site: SiteRef, client: IpAddr) -> Reply {
+        let generation = &self.view.generation;
+        let answer = generation.told(site, generation.choose(site, client));
+        Reply { cache: Cache::Choice, ..self.addresses(answer) }
+    }
+
+    /// Those of the region's nodes that the map chooses for the client.
+    fn region(self, client: IpAddr) -> Reply {
+        let region = self.name.iter().next().map(String::from_utf8_lossy).unwrap_or_default();
+        match self.view.generation.region_answer(client, &region.to_ascii_lowercase()) {
+            Some(answer) => {
+                let cache = if answer.scope == 0 { Cache::Shared } else { Cache::Never };
+                Reply { cache, ..self.addresses(answer) }
+            }
+            None => self.negative(ResponseCode::NXDomain),
+        }
+    }
+
+    fn addresses(self, answer: Answer<'_>) -> Reply {
         if answer.is_empty() {
             // No node at all: another name server may know more, and a resolver asks it.
             return Reply::refused(ResponseCode::ServFail);
@@ -273,35 +376,62 @@ impl Draft<'_> {
         let ttl = self.options().ttl;
         let answers: Vec<Record> = match self.kind {
             RecordType::A => answer.v4().map(|(_, address)| self.record(ttl, RData::A(A(address)))).collect(),
-            RecordType::AAAA => {
-                answer.v6().map(|(_, address)| self.record(ttl, RData::AAAA(AAAA(address)))).collect()
-            }
-            _ => Vec::new(),
+            _ => answer.v6().map(|(_, address)| self.record(ttl, RData::AAAA(AAAA(address)))).collect(),
         };
+        // Without an address, too: another client may be sent to a replica that has one.
         let reply = match answers.is_empty() {
-            // Another client may be sent to a replica that has such an address: as narrow.
-            true if matches!(self.kind, RecordType::A | RecordType::AAAA) => {
-                self.negative(ResponseCode::NoError)
-            }
-            true => return self.negative(ResponseCode::NoError),
+            true => self.negative(ResponseCode::NoError),
             false => self.reply(answers),
         };
-        Reply { scope: answer.scope, cache: Cache::Choice, ..reply }
+        Reply { scope: answer.scope, ..reply }
     }
 
-    fn addresses(&self, ttl: Duration, members: &[&MemberInput]) -> Reply {
-        let answers: Vec<Record> = match self.kind {
-            RecordType::A => members
-                .iter()
-                .filter_map(|member| Some(self.record(ttl, RData::A(A(member.public_v4?)))))
-                .collect(),
-            RecordType::AAAA => members
-                .iter()
-                .filter_map(|member| Some(self.record(ttl, RData::AAAA(AAAA(member.public_v6?)))))
-                .collect(),
-            _ => Vec::new(),
+    /// A service binding with the client's addresses as hints (RFC 9460, 7.3), and beside them as
+    /// records of the target (4.1), which a client may use at once.
+    fn service(self, service: &Checked, site: Option<SiteRef>, target: Name, client: IpAddr) -> Reply {
+        let ttl = self.options().ttl;
+        let site = site.filter(|_| service.hints);
+        let Some(site) = site else {
+            let data = service.data(self.kind, target, &[], &[]);
+            return self.reply(vec![self.record(ttl, data)]);
         };
-        if answers.is_empty() { self.negative(ResponseCode::NoError) } else { self.reply(answers) }
+        let generation = &self.view.generation;
+        let answer = generation.told(site, generation.choose(site, client));
+        if answer.is_empty() {
+            return Reply::refused(ResponseCode::ServFail);
+        }
+        let v4: Vec<Ipv4Addr> = answer.v4().map(|(_, address)| address).collect();
+        let v6: Vec<Ipv6Addr> = answer.v6().map(|(_, address)| address).collect();
+        let owner = if target.is_root() { self.name.clone() } else { target.clone() };
+        let data = service.data(self.kind, target, &v4, &v6);
+        let v4 = v4.into_iter().map(|address| RData::A(A(address)));
+        let v6 = v6.into_iter().map(|address| RData::AAAA(AAAA(address)));
+        let beside = |data| Record::from_rdata(owner.clone(), seconds(ttl), data);
+        let additional = v4.chain(v6).map(beside).collect();
+        let reply = self.reply(vec![self.record(ttl, data)]);
+        Reply { additional, scope: answer.scope, cache: Cache::Choice, ..reply }
+    }
+
+    /// The reasons of a choice. They depend on more than the choice, and are long: see
+    /// [`Reply::modest`].
+    fn why(self, site: SiteRef, client: IpAddr) -> Reply {
+        let strings = why::strings(self.view, site, client);
+        if strings.is_empty() {
+            return self.negative(ResponseCode::NoError);
+        }
+        let data = RData::TXT(TXT::new(strings));
+        // RFC 7871, 7.2.1: as narrow as it was asked for.
+        let scope = if client.is_ipv4() { 24 } else { 56 };
+        let reply = self.reply(vec![self.record(Duration::ZERO, data)]);
+        Reply { scope, modest: true, cache: Cache::Never, ..reply }
+    }
+
+    fn address(&self, ttl: Duration, v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> Option<Record> {
+        match self.kind {
+            RecordType::A => Some(self.record(ttl, RData::A(A(v4?)))),
+            RecordType::AAAA => Some(self.record(ttl, RData::AAAA(AAAA(v6?)))),
+            _ => None,
+        }
     }
 
     /// RFC 2308, 2: the SOA goes with every negative answer, and its TTL is how long that is kept.
@@ -313,8 +443,17 @@ impl Draft<'_> {
     fn reply(&self, answers: Vec<Record>) -> Reply {
         let (authority, additional) = (Vec::new(), Vec::new());
         let code = ResponseCode::NoError;
-        let (scope, cache, until) = (0, Cache::Shared, Time::NEVER);
-        Reply { code, authoritative: true, answers, authority, additional, scope, cache, until }
+        Reply {
+            code,
+            authoritative: true,
+            answers,
+            authority,
+            additional,
+            scope: 0,
+            modest: false,
+            cache: Cache::Shared,
+            until: Time::NEVER,
+        }
     }
 
     fn record(&self, ttl: Duration, data: RData) -> Record {
@@ -348,7 +487,7 @@ impl Draft<'_> {
     }
 }
 
-fn seconds(ttl: Duration) -> u32 {
+pub(crate) fn seconds(ttl: Duration) -> u32 {
     // RFC 2181, 8: a TTL has 31 bits.
     u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX).min(i32::MAX as u32)
 }

@@ -87,7 +87,8 @@ impl Handler {
                 None => PAYLOAD_PLAIN,
             }),
         };
-        let truncated = over_udp && (!fit(&mut reply, view.zone.origin(), bounds) || refused);
+        let truncated =
+            over_udp && (!fit(&mut reply, original.name(), view.zone.origin(), bounds) || refused);
         let mut edns = query.edns.as_ref().map(|opt| edns(opt, reply.scope));
         if view.zone.signer().is_some()
             && query.edns.as_ref().is_some_and(|opt| opt.dnssec_ok && opt.compact_ok)

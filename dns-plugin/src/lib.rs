@@ -38,12 +38,12 @@ mod handler;
 pub mod screen;
 mod size;
 mod view;
-mod zone;
+pub mod zone;
 mod zone_handler;
 
-pub use answer::{Answerer, Cache, Options, Question, Reply, Subject};
+pub use answer::{Answerer, Cache, Options, Question, Reply, Subject, client_prefix};
 pub use clock::Clock;
 pub use handler::Handler;
 pub use view::{SharedView, View};
-pub use zone::Zone;
+pub use zone::{Zone, ZoneError};
 pub use zone_handler::MapZone;

@@ -7,6 +7,7 @@
 
 use crate::answer::Reply;
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
+use hickory_server::proto::serialize::binary::BinEncodable;
 
 /// Optional records stay within so many tenths of the query's length: what three replicas' IPv4
 /// addresses cost at the shortest common names, and what other authoritative servers do.
@@ -30,9 +31,9 @@ pub(crate) struct Bounds {
 }
 
 /// Shortens `reply` until it fits; `false` when it cannot, and goes empty with TC.
-pub(crate) fn fit(reply: &mut Reply, origin: &Name, bounds: Bounds) -> bool {
+pub(crate) fn fit(reply: &mut Reply, asked: &Name, origin: &Name, bounds: Bounds) -> bool {
     let fixed = bounds.question + if bounds.edns { OPT_LEN + SUBNET_LEN_MAX } else { 0 };
-    let section = |records: &[Record]| records.iter().map(|record| len(record, origin)).sum::<usize>();
+    let section = |records: &[Record]| records.iter().map(|record| len(record, asked, origin)).sum::<usize>();
     let total = |reply: &Reply| {
         fixed + section(&reply.answers) + section(&reply.authority) + section(&reply.additional)
     };
@@ -45,7 +46,8 @@ pub(crate) fn fit(reply: &mut Reply, origin: &Name, bounds: Bounds) -> bool {
     while optional && total(reply) > modest.min(bounds.payload) && reply.answers.len() > 1 {
         reply.answers.pop();
     }
-    if total(reply) <= bounds.payload {
+    let longest = if reply.modest { modest.min(bounds.payload) } else { bounds.payload };
+    if total(reply) <= longest {
         return true;
     }
     reply.answers.clear();
@@ -56,7 +58,7 @@ pub(crate) fn fit(reply: &mut Reply, origin: &Name, bounds: Bounds) -> bool {
 
 /// How long a record is at most in a reply to a question in the zone: names end in a pointer to
 /// the zone's name in the question.
-fn len(record: &Record, origin: &Name) -> usize {
+fn len(record: &Record, asked: &Name, origin: &Name) -> usize {
     let name = |name: &Name| name.len().saturating_sub(origin.len()) + 2;
     let data = match &record.data {
         RData::A(_) => 4,
@@ -65,10 +67,10 @@ fn len(record: &Record, origin: &Name) -> usize {
         RData::SOA(soa) => name(&soa.mname) + name(&soa.rname) + 20,
         RData::Unknown { rdata, .. } => rdata.anything.len(),
         RData::HINFO(hinfo) => 2 + hinfo.cpu.len() + hinfo.os.len(),
-        // Nothing else is made here; were it, it would be counted as too long for anything.
-        _ => usize::from(u16::MAX),
+        // As it is without compression: never shorter than what is sent.
+        other => other.to_bytes().map_or(usize::from(u16::MAX), |data| data.len()),
     };
-    // The owner is the question's name or the zone, which are a pointer, or a node's name.
-    let owner = name(&record.name).min(2 + 64 + 5);
+    // The question's name and the zone are a pointer.
+    let owner = if &record.name == asked || &record.name == origin { 2 } else { name(&record.name) };
     owner + 10 + data
 }

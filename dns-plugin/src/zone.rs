@@ -1,7 +1,31 @@
 //! What the zone holds beside the map.
+//!
+//! | part | file | comes from |
+//! |---|---|---|
+//! | names and records | `contents.rs` | the configuration, checked whole before it is in force |
+//! | challenges | `challenge.rs` | whoever proves to a certificate authority that a name is held |
+//! | options | [`Options`] | the configuration |
+//!
+//! A zone is immutable and cheap to clone: the parts are shared, so that putting one other part in
+//! place copies nothing of the rest.
+
+mod challenge;
+pub mod config;
+mod contents;
+mod owner;
+mod rdata;
+mod service;
+
+pub use challenge::{CHALLENGE_LABEL, CHALLENGE_LEN_MAX, CHALLENGES_AT_NAME_MAX};
+pub use contents::ZoneError;
+pub(crate) use contents::{Binding, CHAIN_MAX, Contents, Node};
+pub(crate) use owner::{Path, has_below};
+pub(crate) use service::Checked;
 
 use crate::answer::Options;
 use crate::dnssec::Signer;
+use challenge::Challenges;
+use config::ZoneConfig;
 use godwit_core::name::ZoneName;
 use hickory_server::proto::rr::{Name, Record};
 use std::sync::Arc;
@@ -14,6 +38,8 @@ pub struct Zone {
     options: Options,
     revision: u32,
     signer: Option<Arc<Signer>>,
+    contents: Arc<Contents>,
+    challenges: Arc<Challenges>,
 }
 
 impl Zone {
@@ -22,7 +48,8 @@ impl Zone {
         // A zone name is letters, digits and hyphens in labels of at most 63: always a domain name.
         let origin = Name::from_ascii(format!("{name}.")).unwrap_or_default();
         let labels = origin.iter().count();
-        Zone { origin, labels, options, revision: 0, signer: None }
+        let (contents, challenges) = (Arc::default(), Arc::default());
+        Zone { origin, labels, options, revision: 0, signer: None, contents, challenges }
     }
 
     /// The same zone, signed by `signer`, or by nobody.
@@ -33,6 +60,40 @@ impl Zone {
     /// Who signs the zone's answers.
     pub fn signer(&self) -> Option<&Arc<Signer>> {
         self.signer.as_ref()
+    }
+
+    /// The zone `name` with what the configuration says. `revision` is what a configuration without
+    /// a serial of its own adds to the zone's serial: the file's modification time.
+    pub fn configured(
+        name: &ZoneName,
+        options: Options,
+        config: &ZoneConfig,
+        revision: u32,
+    ) -> Result<Zone, ZoneError> {
+        let zone = Zone::new(name, options);
+        let static_ttl = crate::answer::seconds(options.ttl_static);
+        let contents = Arc::new(Contents::check(config, &zone.origin, static_ttl)?);
+        let revision = config.serial.unwrap_or(if config.is_default() { 0 } else { revision });
+        Ok(Zone { contents, revision, ..zone })
+    }
+
+    /// The same zone with these challenges instead of what it has: whole names in the zone, and
+    /// values. What is no challenge's name is left out.
+    #[must_use]
+    pub fn with_challenges<'a>(&self, values: impl IntoIterator<Item = (&'a str, &'a str)>) -> Zone {
+        Zone { challenges: Arc::new(Challenges::new(&self.origin, values)), ..self.clone() }
+    }
+
+    /// The same zone with the challenges of another one: across a reload of the configuration.
+    #[must_use]
+    pub fn keeping_challenges_of(&self, other: &Zone) -> Zone {
+        Zone { challenges: other.challenges.clone(), ..self.clone() }
+    }
+
+    /// What of the contents would hide one of these sites (lower case): names with addresses or a
+    /// CNAME of their own.
+    pub fn clash<'a>(&self, sites: impl IntoIterator<Item = &'a str>) -> Option<ZoneError> {
+        self.contents.clash(sites)
     }
 
     /// The zone's name.
@@ -55,9 +116,24 @@ impl Zone {
         self.revision
     }
 
-    /// The records that are the same for every client and come from the configuration: what a
-    /// secondary may hold. Without SOA and NS of the apex, which the map knows.
+    pub(crate) fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    /// The values at a challenge's name.
+    pub(crate) fn challenges_at(&self, key: &[u8]) -> &[String] {
+        self.challenges.0.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether some challenge stands at or below a name.
+    pub(crate) fn has_challenges_under(&self, key: &[u8]) -> bool {
+        self.challenges.0.contains_key(key) || has_below(&self.challenges.0, key)
+    }
+
+    /// The records that are the same for every client and come from the configuration, wildcards
+    /// with their asterisk: what a secondary may hold. Without SOA and NS of the apex, which the map
+    /// knows, and without challenges, which are gone before a secondary has them.
     pub fn static_records(&self) -> Vec<Record> {
-        Vec::new()
+        self.contents.nodes.values().flat_map(|node| node.records.iter().cloned()).collect()
     }
 }

@@ -273,6 +273,33 @@ impl Generation {
         Some(members.iter().map(|index| &self.inputs.members[*index as usize]))
     }
 
+    /// Which nodes of a region (lower case) `client` is told of: those in reach and ready, in the
+    /// order that the map has for it, all of them in the absence of such. `None` when there is no
+    /// such region. Region names are asked for seldom, so there is no table: the order is found when
+    /// it is asked for, and where there was a choice it is promised to nobody but the client (full
+    /// scope).
+    pub fn region_answer(&self, client: IpAddr, name: &str) -> Option<Answer<'_>> {
+        let all = self.by_region.get(name)?;
+        let reached = |index: &u32| {
+            let member = &self.inputs.members[*index as usize];
+            matches!(member.state, Health::Alive | Health::Suspect) && member.ready && !member.draining
+        };
+        let mut members: Vec<u32> = all.iter().copied().filter(reached).collect();
+        if members.is_empty() {
+            members.clone_from(all);
+        }
+        members.sort_unstable();
+        let (locality, known) = self.knowledge.locate(client);
+        let mut order = self.knowledge.order(&self.inputs, &members, locality, &known);
+        if order.iter().all(|candidate| candidate.estimate.rtt_us.is_none()) {
+            order = self.knowledge.hashed(&members, client_prefix(client));
+        }
+        let told = tell(&self.inputs, &order, Told::default());
+        let width = if client.is_ipv4() { 32 } else { 128 };
+        let scope = if members.len() > 1 { width } else { 0 };
+        Some(Answer { inputs: &self.inputs, told, scope })
+    }
+
     /// The certified redirectors with an address, by name: the zone's name servers.
     pub fn name_servers(&self) -> impl Iterator<Item = &MemberInput> {
         self.name_servers.iter().map(|index| &self.inputs.members[*index as usize])

@@ -78,7 +78,7 @@ fn verify(now: u64, section: &[Record], keys: &[PublicKey]) {
             let number = |from: usize, to: usize| {
                 rrsig[from..to].iter().fold(0u64, |sum, octet| sum << 8 | u64::from(*octet))
             };
-            assert_eq!(number(0, 2), u16::from(first.record_type()).into());
+            assert_eq!(number(0, 2), u64::from(u16::from(first.record_type())));
             assert_eq!(number(3, 4), first.name.iter().count() as u64);
             assert_eq!(number(4, 8), u64::from(first.ttl));
             assert!((number(12, 16)..number(8, 12)).contains(&(START + now)), "valid now");

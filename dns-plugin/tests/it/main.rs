@@ -5,6 +5,7 @@ mod answers;
 mod catalog;
 mod garbage;
 mod protocol;
+mod records;
 mod subnet;
 
 use arc_swap::ArcSwap;
@@ -166,9 +167,13 @@ impl ResponseHandler for Caught {
 
 /// What the handler replies to a packet; `None` when it is silent or the packet is no message.
 pub(crate) fn reply(shared: &Shared, packet: &[u8], protocol: Protocol) -> Option<Vec<u8>> {
+    reply_of(view(shared.clone()), packet, protocol)
+}
+
+fn reply_of(view: SharedView, packet: &[u8], protocol: Protocol) -> Option<Vec<u8>> {
     let source = "192.0.2.9:5353".parse().unwrap();
     let request = Request::from_bytes(packet.to_vec(), source, protocol).ok()?;
-    let handler = Handler::new(view(shared.clone()));
+    let handler = Handler::new(view);
     let caught = Caught::default();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(handler.handle_request::<_, TokioTime>(&request, caught.clone()));
@@ -180,7 +185,11 @@ pub(crate) fn ask(query: &Query) -> Message {
 }
 
 pub(crate) fn ask_in(shared: &Shared, query: &Query, protocol: Protocol) -> Message {
-    let reply = reply(shared, &query.bytes(), protocol).expect("a reply");
+    ask_zone(&view(shared.clone()), query, protocol)
+}
+
+pub(crate) fn ask_zone(view: &SharedView, query: &Query, protocol: Protocol) -> Message {
+    let reply = reply_of(view.clone(), &query.bytes(), protocol).expect("a reply");
     Message::from_vec(&reply).unwrap()
 }
 
