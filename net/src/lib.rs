@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "system calls that no safe wrapper offers live here, and only here")]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+pub mod handed;
 pub mod namespace;
 pub mod netlink;
 pub mod poll;

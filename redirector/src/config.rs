@@ -28,6 +28,10 @@ pub struct Config {
     pub tls: TlsConfig,
     /// Zone transfers to other name servers. Off by default.
     pub transfer: TransferConfig,
+    /// A Unix socket where this process gives its sockets to the one that follows it, which has the
+    /// same setting: that one is started while this one answers, takes over, and no query is lost.
+    /// No default: the ports have to be free at a start.
+    pub handover: Option<PathBuf>,
 }
 
 /// Encrypted DNS: a certificate, and where to listen.
@@ -120,6 +124,7 @@ impl Default for Config {
             limits: Limits::default(),
             tls: TlsConfig::default(),
             transfer: TransferConfig::default(),
+            handover: None,
         }
     }
 }

@@ -27,6 +27,8 @@
 //! - [`tcp`]: listens for connections; [`stream`] converses on them, [`tls`], [`doh`] and [`doq`] with
 //!   encryption. [`connections`] caps them per source before overall; the newest always gets in, at
 //!   the cost of who made no progress for longest.
+//! - [`handover`]: sockets that a service manager or the process before this one had open, and how they
+//!   go on to the next.
 //! - [`transfer`], [`tsig`], [`notify`]: the zone's static part for other name servers.
 //! - [`limit`]: replies per source prefix are limited; every second one beyond the limit goes out
 //!   truncated, so that a real client behind a forged flood can still come by TCP.
@@ -44,6 +46,7 @@ mod connections;
 mod doh;
 mod doq;
 mod edns;
+mod handover;
 mod limit;
 mod metrics;
 mod notify;
@@ -57,6 +60,7 @@ mod udp;
 
 pub use config::{Config, Limits, SecondaryConfig, TlsConfig, TransferConfig};
 pub use godwit_dns_plugin::{SharedView, Zone};
+pub use handover::{Inherited, LetGo, Succession};
 pub use sockets::StartError;
 pub use tls::TlsError;
 pub use transfer::TransferError;
@@ -64,15 +68,20 @@ pub use tsig::KeyError;
 
 use connections::Connections;
 use godwit_dns_plugin::Handler;
+use handover::{Predecessor, Waiting};
 use metrics::Metrics;
 use prometheus_client::registry::Registry;
+use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use stream::{Idle, Service};
 use tcp::Speaks;
 use tls::Certificates;
-use tokio::sync::watch;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use transfer::{Peers, Transfers};
 
@@ -83,9 +92,23 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 pub struct Redirector;
 
 impl Redirector {
-    /// Listens on every address of `config` and answers until [`Running::shutdown`]. Its metrics
-    /// go into `registry`. When any address fails, none is kept.
+    /// Answers until [`Running::shutdown`], on sockets that were open already ([`Inherited::find`]) or
+    /// on every address of `config`. Its metrics go into `registry`. When any address fails, none is
+    /// kept.
     pub async fn start(
+        config: Config,
+        shared: SharedView,
+        registry: &mut Registry,
+    ) -> Result<Running, StartError> {
+        let inherited = Inherited::find(config.handover.as_deref()).await;
+        let inherited = inherited.map_err(|error| handover_failure(&config, error))?;
+        Redirector::start_on(inherited, config, shared, registry).await
+    }
+
+    /// The same with the sockets in `inherited`. Where they are another process's, it stops answering
+    /// once this one does.
+    pub async fn start_on(
+        inherited: Inherited,
         config: Config,
         shared: SharedView,
         registry: &mut Registry,
@@ -93,11 +116,17 @@ impl Redirector {
         // What can be wrong in files is found before anything listens.
         let certificates = config.tls.is_on().then(|| Certificates::read(&config.tls)).transpose()?;
         let peers = Peers::read(&config.transfer)?;
-        let sockets = sockets::listen(&config)?;
+        let sockets = sockets::listen(&config, inherited.open)?;
+        let (events, successions) = mpsc::channel(1);
+        let waiting = |path: &Path| Waiting::listen(path, sockets.duplicate()?, events);
+        // Before anybody can be told that this one is ready to be followed.
+        let waiting = config.handover.as_deref().map(waiting).transpose();
+        let waiting = waiting.map_err(|error| handover_failure(&config, error))?;
         let metrics = Arc::new(Metrics::register(registry));
         let transfers = Arc::new(Transfers::new(peers, shared.clone(), metrics.clone()));
         let engine = capture::Engine::new(Handler::new(shared), transfers.clone(), metrics.clone());
         let (stop, stopped) = watch::channel(());
+        let stop = Arc::new(stop);
         let mut tasks = JoinSet::new();
         let limiter = Arc::new(limit::Limiter::new(&config.limits));
         let service = Service { engine: engine.clone(), transfers: transfers.clone(), idle: Idle::default() };
@@ -106,41 +135,91 @@ impl Redirector {
         let plain = connections(limits.tcp_connections_max);
         let encrypted = connections(limits.tls_connections_max);
         service.idle.set(limits.tcp_idle());
-        let accept = |listener, connections: &Arc<Connections>, speaks| {
+        let accept = |listener: std::net::TcpListener, connections: &Arc<Connections>, speaks| {
+            let listener = TcpListener::from_std(listener);
+            let listener = listener.map_err(|error| StartError::Runtime("TCP", error))?;
             let (service, connections) = (service.clone(), connections.clone());
-            tcp::Acceptor { listener, service, connections, speaks }.run(stopped.clone())
+            Ok::<_, StartError>(tcp::Acceptor { listener, service, connections, speaks }.run(stopped.clone()))
         };
         let mut addresses = Addresses::default();
         for listening in sockets.dns {
             addresses.dns.push(listening.address);
             for socket in listening.udp {
+                let socket =
+                    UdpSocket::from_std(socket).map_err(|error| StartError::Runtime("UDP", error))?;
                 let worker = udp::Worker { socket, engine: engine.clone(), limiter: limiter.clone() };
                 tasks.spawn(worker.run(stopped.clone()));
             }
-            tasks.spawn(accept(listening.tcp, &plain, Speaks::Dns));
+            tasks.spawn(accept(listening.tcp, &plain, Speaks::Dns)?);
         }
+        // Whoever holds one of them still reads QUIC.
+        let (reading, read) = mpsc::channel::<Infallible>(1);
         if let Some(certificates) = &certificates {
             for listener in sockets.dot {
                 addresses.dot.extend(listener.local_addr());
-                tasks.spawn(accept(listener, &encrypted, Speaks::Tls(certificates.dot()?)));
+                tasks.spawn(accept(listener, &encrypted, Speaks::Tls(certificates.dot()?))?);
             }
             let path: Arc<str> = config.tls.doh_path.as_str().into();
             for listener in sockets.doh {
                 addresses.doh.extend(listener.local_addr());
                 let speaks = Speaks::Https(certificates.https()?, path.clone());
-                tasks.spawn(accept(listener, &encrypted, speaks));
+                tasks.spawn(accept(listener, &encrypted, speaks)?);
+            }
+            if let Some(predecessor) = inherited.predecessor {
+                relieve(predecessor).await;
             }
             for socket in sockets.doq {
                 addresses.doq.extend(socket.local_addr());
                 let (service, connections) = (service.clone(), encrypted.clone());
                 let listener = doq::Listener::new(socket, certificates, service, connections)?;
-                tasks.spawn(listener.run(stopped.clone()));
+                let (stopped, reading) = (stopped.clone(), reading.clone());
+                tasks.spawn(async move {
+                    listener.run(stopped).await;
+                    drop(reading);
+                });
             }
+        } else if let Some(predecessor) = inherited.predecessor {
+            relieve(predecessor).await;
         }
-        tasks.spawn(notify::run(transfers.clone(), stopped));
+        tasks.spawn(notify::run(transfers.clone(), stopped.clone()));
+        if let Some(waiting) = waiting {
+            tasks.spawn(be_succeeded(waiting, stop.clone(), stopped, read));
+        }
         tracing::info!(?addresses, "redirector listens");
-        Ok(Running { addresses, stop, tasks, transfers, certificates, plain, encrypted, idle: service.idle })
+        let idle = service.idle;
+        Ok(Running { addresses, stop, tasks, transfers, certificates, plain, encrypted, idle, successions })
     }
+}
+
+fn handover_failure(config: &Config, error: io::Error) -> StartError {
+    StartError::Handover(config.handover.clone().unwrap_or_default(), error)
+}
+
+async fn relieve(predecessor: Predecessor) {
+    match predecessor.relieve().await {
+        Ok(()) => tracing::info!("took over from another process"),
+        // It reads on, or has ended; this one reads in either case.
+        Err(error) => tracing::warn!(%error, "the other process did not say good-bye"),
+    }
+}
+
+/// Waits for a successor, or for the end. When one is ready nothing more is read here.
+async fn be_succeeded(
+    waiting: Waiting,
+    stop: Arc<watch::Sender<()>>,
+    mut stopped: watch::Receiver<()>,
+    mut reading: mpsc::Receiver<Infallible>,
+) {
+    let farewell = tokio::select! {
+        farewell = waiting.succeeded() => farewell,
+        _ = stopped.changed() => return,
+    };
+    // Whoever holds no receiver any more has stopped already.
+    let _ = stop.send(());
+    // QUIC's connections end with a word each; that is when nobody holds a sender.
+    let _ = tokio::time::timeout(SHUTDOWN_GRACE, reading.recv()).await;
+    farewell.say();
+    let _ = waiting.events.send(Succession::Done).await;
 }
 
 /// Where a redirector answers; with the real port where port 0 was asked for.
@@ -159,13 +238,14 @@ pub struct Addresses {
 /// A redirector that answers. Dropping it stops it at once.
 pub struct Running {
     addresses: Addresses,
-    stop: watch::Sender<()>,
+    stop: Arc<watch::Sender<()>>,
     tasks: JoinSet<()>,
     transfers: Arc<Transfers>,
     certificates: Option<Arc<Certificates>>,
     plain: Arc<Connections>,
     encrypted: Arc<Connections>,
     idle: Idle,
+    successions: mpsc::Receiver<Succession>,
 }
 
 /// Why a changed configuration is not taken; nothing of it is.
@@ -205,6 +285,14 @@ impl Running {
         self.encrypted.limit(limits.tls_connections_max, limits.tcp_connections_per_prefix_max);
         self.idle.set(limits.tcp_idle());
         Ok(())
+    }
+
+    /// What a successor wants next; never, without `handover` in the configuration.
+    pub async fn succession(&mut self) -> Succession {
+        match self.successions.recv().await {
+            Some(succession) => succession,
+            None => std::future::pending().await,
+        }
     }
 
     /// Stops listening, lets open connections finish the query at hand, and returns.

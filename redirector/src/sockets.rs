@@ -1,13 +1,15 @@
-//! Binding: clear errors, and no two redirectors on one port.
+//! Sockets: bound here with clear errors, and no two redirectors on one port; or open already, given
+//! by a service manager or by the process that answered before.
 
 use crate::config::Config;
 use crate::doq::Failure;
 use crate::tls::TlsError;
 use crate::transfer::TransferError;
 use socket2::{Domain, Protocol, Socket, Type};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use tokio::net::{TcpListener, UdpSocket};
+use std::path::PathBuf;
 
 /// TCP connections that wait to be accepted: a burst while the runtime does something else. The
 /// kernel takes no more than `net.core.somaxconn`.
@@ -38,12 +40,24 @@ pub enum StartError {
     /// Something else.
     #[error("cannot listen on {0}")]
     Listen(SocketAddr, #[source] io::Error),
+    /// Sockets were passed to this process, but not both kinds for an address.
+    #[error("of {0} a UDP and a TCP socket must be passed, for encrypted DNS the one that it is over")]
+    Incomplete(SocketAddr),
+    /// Something was passed to this process that is no internet socket.
+    #[error("a descriptor was passed that is no UDP or TCP socket")]
+    NoSocket,
+    /// Sockets cannot be kept for a successor, or taken from a predecessor.
+    #[error("cannot hand sockets over at {}", .0.display())]
+    Handover(PathBuf, #[source] io::Error),
     /// There is no certificate for encrypted DNS.
     #[error("cannot speak TLS")]
     Tls(#[from] TlsError),
     /// Settings of zone transfers are wrong.
     #[error("cannot offer zone transfers")]
     Transfer(#[from] TransferError),
+    /// The runtime does not take a socket.
+    #[error("cannot wait for {0}")]
+    Runtime(&'static str, #[source] io::Error),
     /// QUIC cannot be spoken.
     #[error("cannot speak QUIC")]
     Quic(#[source] io::Error),
@@ -62,35 +76,140 @@ impl From<Failure> for StartError {
 /// Sockets of one address.
 pub(crate) struct Listening {
     pub(crate) address: SocketAddr,
-    pub(crate) udp: Vec<UdpSocket>,
-    pub(crate) tcp: TcpListener,
+    pub(crate) udp: Vec<std::net::UdpSocket>,
+    pub(crate) tcp: std::net::TcpListener,
 }
 
 /// All sockets.
 pub(crate) struct Sockets {
     pub(crate) dns: Vec<Listening>,
-    pub(crate) dot: Vec<TcpListener>,
-    pub(crate) doh: Vec<TcpListener>,
+    pub(crate) dot: Vec<std::net::TcpListener>,
+    pub(crate) doh: Vec<std::net::TcpListener>,
     pub(crate) doq: Vec<std::net::UdpSocket>,
 }
 
-/// Listens on every address of `config`.
-pub(crate) fn listen(config: &Config) -> Result<Sockets, StartError> {
-    if config.listen.is_empty() {
+/// What a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Dns,
+    Dot,
+    Doh,
+    Doq,
+}
+
+/// Sockets with what each is for: none is bound twice.
+pub(crate) type Open = Vec<(Purpose, Socket)>;
+
+impl Sockets {
+    /// More descriptors of the same sockets, for a successor.
+    pub(crate) fn duplicate(&self) -> io::Result<Open> {
+        let mut open = Open::new();
+        for listening in &self.dns {
+            for udp in &listening.udp {
+                open.push((Purpose::Dns, udp.try_clone()?.into()));
+            }
+            open.push((Purpose::Dns, listening.tcp.try_clone()?.into()));
+        }
+        for (purpose, listeners) in [(Purpose::Dot, &self.dot), (Purpose::Doh, &self.doh)] {
+            for listener in listeners {
+                open.push((purpose, listener.try_clone()?.into()));
+            }
+        }
+        for socket in &self.doq {
+            open.push((Purpose::Doq, socket.try_clone()?.into()));
+        }
+        Ok(open)
+    }
+}
+
+/// Listens on every address of `config`, but for the purposes that `open` has sockets for: those are
+/// taken as they are.
+pub(crate) fn listen(config: &Config, open: Open) -> Result<Sockets, StartError> {
+    let (mut dns, mut dot, mut doh, mut doq) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (purpose, socket) in open {
+        let list = match purpose {
+            Purpose::Dns => &mut dns,
+            Purpose::Dot => &mut dot,
+            Purpose::Doh => &mut doh,
+            Purpose::Doq => &mut doq,
+        };
+        list.push(socket);
+    }
+    if dns.is_empty() && config.listen.is_empty() {
         return Err(StartError::NoAddress);
     }
-    let tcp = |address: &SocketAddr| try_listen_tcp(*address).map_err(|error| explain(*address, error));
-    let udp = |address: &SocketAddr| try_bind_udp(*address).map_err(|error| explain(*address, error));
+    let workers = config.workers();
+    let tls = &config.tls;
     Ok(Sockets {
-        dns: config
-            .listen
-            .iter()
-            .map(|address| listen_on(*address, config.workers()))
-            .collect::<Result<_, _>>()?,
-        dot: config.tls.dot.iter().map(tcp).collect::<Result<_, _>>()?,
-        doh: config.tls.doh.iter().map(tcp).collect::<Result<_, _>>()?,
-        doq: config.tls.doq.iter().map(udp).collect::<Result<_, _>>()?,
+        dns: match dns.is_empty() {
+            true => {
+                config.listen.iter().map(|address| listen_on(*address, workers)).collect::<Result<_, _>>()?
+            }
+            false => adopt(dns, workers)?,
+        },
+        dot: each(dot, &tls.dot, Type::STREAM, try_listen_tcp)?,
+        doh: each(doh, &tls.doh, Type::STREAM, try_listen_tcp)?,
+        doq: each(doq, &tls.doq, Type::DGRAM, try_bind_udp)?,
     })
+}
+
+/// Open sockets of one kind as they are, or else those of `addresses`.
+fn each<T: From<Socket>>(
+    open: Vec<Socket>,
+    addresses: &[SocketAddr],
+    kind: Type,
+    bind: impl Fn(SocketAddr) -> io::Result<T>,
+) -> Result<Vec<T>, StartError> {
+    if open.is_empty() {
+        return addresses.iter().map(|at| bind(*at).map_err(|error| explain(*at, error))).collect();
+    }
+    let one = |socket: Socket| {
+        let (address, found) = look(&socket)?;
+        socket.set_nonblocking(true).map_err(|error| StartError::Listen(address, error))?;
+        if found == kind { Ok(T::from(socket)) } else { Err(StartError::Incomplete(address)) }
+    };
+    open.into_iter().map(one).collect()
+}
+
+/// Puts open sockets together by address. Each address has both, UDP and TCP, and at least as many
+/// UDP sockets as workers; a socket more than that is kept as well, because the kernel goes on to put
+/// queries into it.
+fn adopt(open: Vec<Socket>, workers: usize) -> Result<Vec<Listening>, StartError> {
+    let mut by_address: BTreeMap<SocketAddr, (Vec<Socket>, Option<Socket>)> = BTreeMap::new();
+    for socket in open {
+        let (address, kind) = look(&socket)?;
+        socket.set_nonblocking(true).map_err(|error| StartError::Listen(address, error))?;
+        let both = by_address.entry(address).or_default();
+        if kind == Type::DGRAM {
+            both.0.push(socket);
+        } else {
+            both.1 = Some(socket);
+        }
+    }
+    let listening = |(address, (mut udp, tcp)): (SocketAddr, (Vec<Socket>, Option<Socket>))| {
+        let Some(tcp) = tcp.filter(|_| !udp.is_empty()) else {
+            return Err(StartError::Incomplete(address));
+        };
+        let distinct = udp.len();
+        for number in distinct..workers {
+            let more = udp[number % distinct].try_clone();
+            udp.push(more.map_err(|error| StartError::Listen(address, error))?);
+        }
+        for socket in &udp {
+            enlarge_buffer(socket);
+        }
+        Ok(Listening { address, udp: udp.into_iter().map(Into::into).collect(), tcp: tcp.into() })
+    };
+    by_address.into_iter().map(listening).collect()
+}
+
+/// Address and kind of an open socket.
+fn look(socket: &Socket) -> Result<(SocketAddr, Type), StartError> {
+    let found = socket.local_addr().and_then(|address| Ok((address.as_socket(), socket.r#type()?)));
+    match found {
+        Ok((Some(address), kind @ (Type::STREAM | Type::DGRAM))) => Ok((address, kind)),
+        _ => Err(StartError::NoSocket),
+    }
 }
 
 fn listen_on(address: SocketAddr, workers: usize) -> Result<Listening, StartError> {
@@ -127,16 +246,14 @@ fn try_listen_on(address: SocketAddr, workers: usize) -> io::Result<Listening> {
     let udp = (0..workers).map(|_| {
         let udp = socket(address, Type::DGRAM, Protocol::UDP)?;
         udp.set_reuse_port(true)?;
-        if let Err(error) = udp.set_recv_buffer_size(RECEIVE_BUFFER) {
-            tracing::debug!(%error, "receive buffer stays at its default");
-        }
+        enlarge_buffer(&udp);
         udp.bind(&address.into())?;
-        UdpSocket::from_std(udp.into())
+        Ok(udp.into())
     });
     Ok(Listening { address, udp: udp.collect::<io::Result<_>>()?, tcp })
 }
 
-fn try_listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+fn try_listen_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let tcp = socket(address, Type::STREAM, Protocol::TCP)?;
     // Only against TIME_WAIT; a second listener is still refused.
     tcp.set_reuse_address(true)?;
@@ -144,17 +261,21 @@ fn try_listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     tcp.set_send_buffer_size(SEND_BUFFER)?;
     tcp.bind(&address.into())?;
     tcp.listen(BACKLOG)?;
-    TcpListener::from_std(tcp.into())
+    Ok(tcp.into())
 }
 
 /// A socket that nobody else shares.
 fn try_bind_udp(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
     let udp = socket(address, Type::DGRAM, Protocol::UDP)?;
+    enlarge_buffer(&udp);
+    udp.bind(&address.into())?;
+    Ok(udp.into())
+}
+
+fn enlarge_buffer(udp: &Socket) {
     if let Err(error) = udp.set_recv_buffer_size(RECEIVE_BUFFER) {
         tracing::debug!(%error, "receive buffer stays at its default");
     }
-    udp.bind(&address.into())?;
-    Ok(udp.into())
 }
 
 fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {

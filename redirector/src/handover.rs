@@ -1,0 +1,341 @@
+//! One process follows another without a query lost: sockets are passed, not bound anew.
+//!
+//! Descriptors of the very sockets that the old process reads go to the new one over a Unix socket.
+//! Both read them until the old one stops, so every query is in a queue that somebody reads. (A second
+//! set of sockets on the same port, by `SO_REUSEPORT`, would lose what is queued in those that close.)
+//!
+//! ```text
+//!    successor                                   predecessor (answers all the time)
+//!        │ connect ───────────────────────────────▶ │
+//!        │ ◀──────── 'D' 'T' 'H' 'Q' each with a descriptor, '.'
+//!        │ 'P' prepare ───────────────────────────▶ │ lets go of what only one may hold
+//!        │ ◀───────────────────────────────── 'P' │
+//!        │ starts to answer; both do                │
+//!        │ 'R' ready ─────────────────────────────▶ │ stops reading, says good-bye on QUIC
+//!        │ ◀───────────────────────────────── 'B' │
+//!        │ answers QUIC too                         │ serves its connections to their end, and ends
+//! ```
+//!
+//! Whatever goes wrong before 'R' (the successor ends, or is silent for [`PATIENCE`]) leaves the
+//! predecessor as it was. QUIC comes last because its packets belong to connections: read by the
+//! wrong process they would be lost, waiting in the queue they are not.
+//!
+//! Only a process of the same user, or root's, gets the sockets.
+
+use crate::sockets::{Open, Purpose};
+use godwit_net::handed;
+use rustix::cmsg_space;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+use socket2::Socket;
+use std::fs;
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
+
+/// How long either side waits for the other: a member's whole start, with room.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// More sockets than this no redirector has; one that passes more is none.
+const SOCKETS_MAX: usize = 4096;
+const END: u8 = b'.';
+const PREPARE: u8 = b'P';
+const READY: u8 = b'R';
+const GOODBYE: u8 = b'B';
+
+impl Purpose {
+    fn letter(self) -> u8 {
+        match self {
+            Purpose::Dns => b'D',
+            Purpose::Dot => b'T',
+            Purpose::Doh => b'H',
+            Purpose::Doq => b'Q',
+        }
+    }
+
+    fn of_letter(letter: u8) -> Option<Purpose> {
+        [Purpose::Dns, Purpose::Dot, Purpose::Doh, Purpose::Doq].into_iter().find(|it| it.letter() == letter)
+    }
+
+    /// By the name that a unit gives a descriptor.
+    fn named(name: &str) -> Option<Purpose> {
+        match name {
+            "dns" => Some(Purpose::Dns),
+            "dot" => Some(Purpose::Dot),
+            "doh" => Some(Purpose::Doh),
+            "doq" => Some(Purpose::Doq),
+            _ => None,
+        }
+    }
+}
+
+/// Sockets that were open before this redirector started, and who holds them besides.
+#[derive(Default)]
+pub struct Inherited {
+    pub(crate) open: Open,
+    pub(crate) predecessor: Option<Predecessor>,
+}
+
+impl Inherited {
+    /// None: everything is bound anew.
+    pub fn none() -> Inherited {
+        Inherited::default()
+    }
+
+    /// Looks for sockets: of a service manager (sd_listen_fds(3), names `dns`, `dot`, `doh`, `doq`),
+    /// or of a process that answers at `handover` and goes on to answer meanwhile.
+    pub async fn find(handover: Option<&Path>) -> io::Result<Inherited> {
+        let open = of_service_manager();
+        let predecessor = match handover.map(Path::to_owned) {
+            Some(path) => spawn_blocking(move || Predecessor::ask(&path)).await??,
+            None => None,
+        };
+        Ok(match predecessor {
+            Some((open, predecessor)) => Inherited { open, predecessor: Some(predecessor) },
+            None => Inherited { open, predecessor: None },
+        })
+    }
+
+    /// Asks the process before this one, if there is any, to let go of what only one can hold, and
+    /// waits until it has. From then on it relies on this one to go on.
+    pub async fn prepare(&mut self) -> io::Result<()> {
+        let Some(predecessor) = self.predecessor.take() else { return Ok(()) };
+        self.predecessor = Some(spawn_blocking(move || predecessor.exchange(PREPARE, PREPARE)).await??);
+        Ok(())
+    }
+}
+
+fn of_service_manager() -> Open {
+    let mut open = Open::new();
+    for handed in handed::take() {
+        match Purpose::named(&handed.name) {
+            Some(purpose) => open.push((purpose, Socket::from(handed.descriptor))),
+            None => {
+                tracing::warn!(name = handed.name, "a descriptor was passed under a name that means nothing")
+            }
+        }
+    }
+    open
+}
+
+/// The process that answers until this one does.
+pub(crate) struct Predecessor {
+    stream: UnixStream,
+}
+
+impl Predecessor {
+    /// Its sockets; none when nobody is there.
+    fn ask(path: &Path) -> io::Result<Option<(Open, Predecessor)>> {
+        let stream = match UnixStream::connect(path) {
+            Ok(stream) => stream,
+            // Nobody, or what somebody left behind who ended without a word.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut open = Open::new();
+        while let Some(socket) = receive(&stream)? {
+            open.push(socket);
+            if open.len() > SOCKETS_MAX {
+                return Err(ErrorKind::InvalidData.into());
+            }
+        }
+        Ok(Some((open, Predecessor { stream })))
+    }
+
+    fn exchange(mut self, word: u8, answer: u8) -> io::Result<Predecessor> {
+        self.stream.write_all(&[word])?;
+        match octet(&mut self.stream)? {
+            found if found == answer => Ok(self),
+            _ => Err(ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Tells it that this one answers now, and waits until it has stopped.
+    pub(crate) async fn relieve(self) -> io::Result<()> {
+        spawn_blocking(move || self.exchange(READY, GOODBYE)).await??;
+        Ok(())
+    }
+}
+
+/// A socket with what it is for; none at the end.
+fn receive(stream: &UnixStream) -> io::Result<Option<(Purpose, Socket)>> {
+    let mut letter = [0];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(&mut letter)];
+    let received = recvmsg(stream, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    if received.bytes == 0 {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    let descriptor = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    match (letter[0], descriptor) {
+        (END, None) => Ok(None),
+        (letter, Some(descriptor)) => match Purpose::of_letter(letter) {
+            Some(purpose) => Ok(Some((purpose, Socket::from(descriptor)))),
+            None => Err(ErrorKind::InvalidData.into()),
+        },
+        _ => Err(ErrorKind::InvalidData.into()),
+    }
+}
+
+fn send(stream: &UnixStream, purpose: Purpose, socket: &Socket) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [socket.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(stream, &[IoSlice::new(&[purpose.letter()])], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+fn octet(stream: &mut UnixStream) -> io::Result<u8> {
+    let mut octet = [0];
+    stream.read_exact(&mut octet)?;
+    Ok(octet[0])
+}
+
+/// What a successor wants.
+#[derive(Debug)]
+pub enum Succession {
+    /// It starts, and wants what only one process can hold (a directory's lock). Answering goes on.
+    /// Say [`LetGo::done`] when it is free.
+    Wanted(LetGo),
+    /// It answers. This process has stopped reading; [`Running::shutdown`](crate::Running::shutdown)
+    /// serves what is open and ends.
+    Done,
+    /// It ended before it answered, and this process has let go: start anew.
+    Failed,
+}
+
+/// The answer to [`Succession::Wanted`].
+#[derive(Debug)]
+pub struct LetGo(oneshot::Sender<()>);
+
+impl LetGo {
+    /// Everything is free.
+    pub fn done(self) {
+        // Who does not wait any more has ended.
+        let _ = self.0.send(());
+    }
+}
+
+/// Waits for successors.
+pub(crate) struct Waiting {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+    pub(crate) open: Open,
+    pub(crate) events: mpsc::Sender<Succession>,
+}
+
+impl Waiting {
+    /// Listens at `path`, in place of whoever did.
+    pub(crate) fn listen(path: &Path, open: Open, events: mpsc::Sender<Succession>) -> io::Result<Waiting> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(format!(".{}", std::process::id()));
+        let beside = PathBuf::from(beside);
+        // Of a process that had the same number once.
+        let _ = fs::remove_file(&beside);
+        let listener = UnixListener::bind(&beside)?;
+        fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
+        let inode = fs::metadata(&beside)?.ino();
+        fs::rename(&beside, path)?;
+        Ok(Waiting { listener, path: path.to_owned(), inode, open, events })
+    }
+
+    /// Serves one successor after the other until one is ready; gives the stream on which to say
+    /// good-bye. Never without one.
+    pub(crate) async fn succeeded(&self) -> Farewell {
+        loop {
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a successor");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+            };
+            let uid = stream.peer_cred().map(|peer| peer.uid());
+            if !uid.as_ref().is_ok_and(|uid| *uid == 0 || *uid == rustix::process::geteuid().as_raw()) {
+                tracing::warn!(?uid, "somebody else's process wants the sockets");
+                continue;
+            }
+            match self.offer(stream).await {
+                Ok(farewell) => return farewell,
+                Err(error) => tracing::warn!(%error, "a successor did not take over"),
+            }
+        }
+    }
+
+    async fn offer(&self, stream: tokio::net::UnixStream) -> io::Result<Farewell> {
+        let stream = stream.into_std()?;
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        tracing::info!("a successor asks for the sockets");
+        for (purpose, socket) in &self.open {
+            send(&stream, *purpose, socket)?;
+        }
+        (&stream).write_all(&[END])?;
+        let (mut stream, mut word) = hear(stream).await?;
+        let mut let_go = false;
+        if word == PREPARE {
+            let (done, waits) = oneshot::channel();
+            let wanted = Succession::Wanted(LetGo(done));
+            self.events.send(wanted).await.map_err(|_| ErrorKind::Other)?;
+            let_go = true;
+            waits.await.map_err(|_| ErrorKind::Other)?;
+            if stream.write_all(&[PREPARE]).is_ok()
+                && let Ok((heard, next)) = hear(stream).await
+            {
+                (stream, word) = (heard, next);
+                if word == READY {
+                    return Ok(Farewell(stream));
+                }
+            }
+        } else if word == READY {
+            return Ok(Farewell(stream));
+        }
+        if let_go {
+            let _ = self.events.send(Succession::Failed).await;
+        }
+        Err(ErrorKind::InvalidData.into())
+    }
+}
+
+impl std::ops::Drop for Waiting {
+    fn drop(&mut self) {
+        // Only what is ours still: a successor has put its own in place.
+        if fs::metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+async fn hear(mut stream: UnixStream) -> io::Result<(UnixStream, u8)> {
+    spawn_blocking(move || octet(&mut stream).map(|word| (stream, word))).await?
+}
+
+/// A successor that waits for this process to stop reading.
+pub(crate) struct Farewell(UnixStream);
+
+impl Farewell {
+    pub(crate) fn say(mut self) {
+        // Whether it heard makes no difference any more.
+        let _ = self.0.write_all(&[GOODBYE]);
+    }
+}
