@@ -46,6 +46,7 @@ mod eligible;
 mod estimate;
 mod generation;
 pub mod geo;
+mod index;
 mod inputs;
 mod mmdb;
 mod range;

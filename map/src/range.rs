@@ -20,6 +20,10 @@ pub(crate) trait Bits: Copy + Ord + Debug {
     fn previous(self) -> Option<Self>;
     /// How many leading bits `self` has in common with `other`.
     fn common(self, other: Self) -> u8;
+    /// How many whole steps of 2^shift addresses lie between `base` and `self`, which is not below it.
+    fn steps(self, base: Self, shift: u32) -> usize;
+    /// Whether `self` is a whole number of such steps above `base`.
+    fn begins_step(self, base: Self, shift: u32) -> bool;
 }
 
 macro_rules! bits {
@@ -38,6 +42,13 @@ macro_rules! bits {
             }
             fn common(self, other: Self) -> u8 {
                 (self ^ other).leading_zeros() as u8
+            }
+            fn steps(self, base: Self, shift: u32) -> usize {
+                let steps = self.saturating_sub(base).checked_shr(shift).unwrap_or(0);
+                usize::try_from(steps).unwrap_or(usize::MAX)
+            }
+            fn begins_step(self, base: Self, shift: u32) -> bool {
+                self.saturating_sub(base).trailing_zeros() >= shift
             }
         }
     };
@@ -117,7 +128,16 @@ impl<B: Bits, V: Copy + PartialEq> Ranges<B, V> {
 
     /// The value at `address` and its scope.
     pub(crate) fn get(&self, address: B) -> (V, u8) {
-        let at = self.starts.partition_point(|start| *start <= address).saturating_sub(1);
+        self.at(self.starts.partition_point(|start| *start <= address).saturating_sub(1), address)
+    }
+
+    /// Where runs start, ascending; the first is zero.
+    pub(crate) fn starts(&self) -> &[B] {
+        &self.starts
+    }
+
+    /// The value of run `at`, which `address` is in, and its scope.
+    pub(crate) fn at(&self, at: usize, address: B) -> (V, u8) {
         // A block around the address stays inside the run if it has neither the last address
         // before the run nor the first one after it, that is, if it is longer than what the
         // address has in common with these.

@@ -10,6 +10,7 @@
 
 use crate::estimate::{Client, Estimate, Estimator, Source, materially_better};
 use crate::geo::{GeoDb, Place, PlaceId, Point};
+use crate::index::Indexed;
 use crate::inputs::Inputs;
 use crate::range::{Bits, Ranges};
 use crate::rules::{self, RuleId};
@@ -89,8 +90,8 @@ pub(crate) struct Table {
     splits: Vec<Split>,
     /// What those are told of whom nothing is known.
     unknown: u32,
-    v4: Ranges<u32, u32>,
-    v6: Ranges<u128, u32>,
+    v4: Indexed<u32, u32>,
+    v6: Indexed<u128, u32>,
     /// What each locality is told, for the next generation to lean on. Sorted.
     told: Vec<(Locality, u32)>,
 }
@@ -369,7 +370,8 @@ impl Table {
             }
         }
         let value = |place: PlaceId| places.get(place.index()).copied().unwrap_or(unknown);
-        let (v4, v6) = (overlay(knowledge.geo.v4(), value, &v4), overlay(knowledge.geo.v6(), value, &v6));
+        let v4 = Indexed::new(overlay(knowledge.geo.v4(), value, &v4));
+        let v6 = Indexed::new(overlay(knowledge.geo.v6(), value, &v6));
         let Compiler { members, numbers, splits, mut told, .. } = compiler;
         told.sort_unstable();
         let (answers, splits) = (in_order(numbers), in_order(splits));
