@@ -7,15 +7,16 @@
 use crate::answer::{Answerer, Cache, Question, Reply};
 use crate::clock::Clock;
 use crate::dnssec::{Asked, Asker, SignError, Signer};
-use crate::screen::{Opt, Screened, Subnet, screen};
-use crate::size::{Bounds, fit};
+use crate::edns::{self, Manners};
+use crate::screen::{Opt, Screened, reject, screen};
+use crate::size::{self, Shape, fit};
 use crate::view::{SharedView, View};
+use godwit_core::time::Time as Instant;
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
-use hickory_server::proto::op::{Edns, Header, HeaderCounts, Metadata, ResponseCode};
-use hickory_server::proto::rr::rdata::opt::{ClientSubnet, EdnsOption};
+use hickory_server::proto::op::{Edns, Header, HeaderCounts, Metadata, ResponseCode, emit_message_parts};
 use hickory_server::proto::rr::{Name, Record};
-use hickory_server::proto::serialize::binary::BinDecoder;
+use hickory_server::proto::serialize::binary::{BinDecoder, BinEncoder};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::{MessageResponseBuilder, Queries};
 use std::net::IpAddr;
@@ -24,7 +25,7 @@ use std::net::IpAddr;
 /// day 2020).
 pub(crate) const PAYLOAD_MAX: u16 = 1232;
 /// RFC 1035, 4.2.1: without EDNS.
-const PAYLOAD_PLAIN: u16 = 512;
+pub(crate) const PAYLOAD_PLAIN: u16 = 512;
 
 /// CO among the EDNS flags after DO (RFC 9824, 5.1).
 const FLAG_COMPACT_OK: u16 = 0x4000;
@@ -34,12 +35,28 @@ const FLAG_COMPACT_OK: u16 = 0x4000;
 pub struct Handler {
     shared: SharedView,
     clock: Clock,
+    manners: Manners,
+}
+
+/// A reply, encoded, and what is to be known to repeat it to others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replied {
+    /// The message.
+    pub bytes: Vec<u8>,
+    /// Response code.
+    pub code: ResponseCode,
+    /// On what its records depend.
+    pub cache: Cache,
+    /// Until when it may be repeated.
+    pub until: Instant,
+    /// How long its records are; `None` when some were left out.
+    pub shape: Option<Shape>,
 }
 
 impl Handler {
-    /// From what is current in `shared`.
+    /// From what is current in `shared`; without cookies and identifier.
     pub fn new(shared: SharedView) -> Handler {
-        Handler { shared, clock: Clock::default() }
+        Handler { shared, clock: Clock::default(), manners: Manners::default() }
     }
 
     /// The same by another clock.
@@ -47,11 +64,63 @@ impl Handler {
         Handler { clock, ..self }
     }
 
+    /// With cookies and identifier.
+    pub fn with_manners(self, manners: Manners) -> Handler {
+        Handler { manners, ..self }
+    }
+
+    /// What is answered from.
+    pub fn shared(&self) -> &SharedView {
+        &self.shared
+    }
+
+    /// What is said of ourselves.
+    pub fn manners(&self) -> &Manners {
+        &self.manners
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Replies to a request at `now` (seconds since 1970) from `view`; `None` when it deserves no
+    /// reply, or none can be encoded.
+    pub fn respond(&self, now: u32, view: &View, request: &Request) -> Option<Replied> {
+        let (metadata, edns, reply, shape) = match self.decide(now, view, request, Compression::Full) {
+            Decision::Silent => return None,
+            Decision::Reject { code, edns } => {
+                let bytes = reject(request.as_slice(), code, edns.is_some())?;
+                let (cache, until, shape) = (Cache::Never, Instant::NEVER, None);
+                return Some(Replied { bytes, code, cache, until, shape });
+            }
+            Decision::Reply { metadata, edns, reply, shape } => (metadata, edns, reply, shape),
+        };
+        let mut bytes = Vec::with_capacity(512);
+        // hickory's own response writes the question as one piece, to which no name can point: most
+        // replies would have its name twice.
+        let written = emit_message_parts(
+            &metadata,
+            &mut request.queries.queries().iter().map(|query| query.original()),
+            &mut reply.answers.iter(),
+            &mut reply.authority.iter(),
+            &mut reply.additional.iter(),
+            edns.as_ref(),
+            None,
+            &mut BinEncoder::new(&mut bytes),
+        );
+        if let Err(error) = written {
+            tracing::debug!(%error, "reply not encoded");
+            return None;
+        }
+        Some(Replied { bytes, code: reply.code, cache: reply.cache, until: reply.until, shape })
+    }
+
     /// Decides on a request: pure, and the same for every transport but for the length.
-    fn decide(&self, request: &Request) -> Decision {
+    fn decide(&self, now: u32, view: &View, request: &Request, compression: Compression) -> Decision {
         let query = match screen(request.as_slice()) {
             Screened::Silent(_) => return Decision::Silent,
-            Screened::Reject { code, edns } => return Decision::Reject { code, edns: edns.then(own_edns) },
+            Screened::Reject { code, edns } => return Decision::Reject { code, edns: edns.then(edns::own) },
             Screened::Pass(query) => query,
         };
         let Ok(info) = request.request_info() else {
@@ -61,46 +130,49 @@ impl Handler {
         // RFC 6891, 6.1.3: another version is answered with ours.
         if query.edns.as_ref().is_some_and(|opt| opt.version != 0) {
             metadata.response_code = ResponseCode::BADVERS;
-            return Decision::Reply { metadata, edns: Some(own_edns()), reply: Reply::empty() };
+            return Decision::Reply { metadata, edns: Some(edns::own()), reply: Reply::empty(), shape: None };
         }
-        let subnet = query.edns.as_ref().and_then(|opt| opt.subnet);
         let original = info.query.original();
         let question = Question {
             name: original.name(),
             kind: original.query_type(),
             class: original.query_class(),
-            client: client(subnet, request.src().ip()),
+            client: client(query.edns.as_ref(), request.src().ip()),
         };
-        let view = self.shared.load();
+        let source = request.src().ip();
+        let said = query.edns.as_ref().map(|opt| self.manners.say(now, opt, source));
         let over_udp = request.protocol() == Protocol::Udp;
-        let asker = Asker { source: request.src().ip(), verified: !over_udp };
+        let verified = !over_udp || said.is_some_and(|said| said.proven);
+        let asker = Asker { source, verified };
         let (mut reply, refused) = match view.zone.signer() {
-            Some(signer) => self.signed(&view, signer, &question, query.edns.as_ref(), asker),
-            None => (Answerer::new(&view).answer(&question), false),
+            Some(signer) => self.signed(view, signer, &question, query.edns.as_ref(), asker),
+            None => (Answerer::new(view).answer(&question), false),
         };
-        let bounds = Bounds {
-            query: request.as_slice().len(),
-            question: 12 + original.name().len() + 4,
-            edns: query.edns.is_some(),
-            payload: usize::from(match &query.edns {
-                Some(opt) => opt.payload.clamp(PAYLOAD_PLAIN, PAYLOAD_MAX),
-                None => PAYLOAD_PLAIN,
-            }),
-        };
-        let truncated =
-            over_udp && (!fit(&mut reply, original.name(), view.zone.origin(), bounds) || refused);
-        let mut edns = query.edns.as_ref().map(|opt| edns(opt, reply.scope));
-        if view.zone.signer().is_some()
-            && query.edns.as_ref().is_some_and(|opt| opt.dnssec_ok && opt.compact_ok)
-            && let Some(edns) = &mut edns
-        {
-            // RFC 9824, 5.1: CO for a CO, whatever the answer.
-            edns.flags_mut().z |= FLAG_COMPACT_OK;
+        let said = said.map(|said| if reply.authoritative { said } else { said.briefly() });
+        let (asked, origin) = (original.name(), view.zone.origin());
+        let mut shape = Some(size::shape(&reply, asked, origin)).filter(|_| !refused);
+        let mut truncated = over_udp && refused;
+        if over_udp {
+            let mut bounds = self.manners.bounds(request.as_slice().len(), &query, said.as_ref());
+            if let Compression::WithoutQuestion = compression {
+                bounds.fixed += query.name_len;
+            }
+            if shape.is_none_or(|shape| !bounds.admit(shape)) {
+                truncated |= !fit(&mut reply, asked, origin, &bounds);
+                shape = None;
+            }
         }
+        let edns = query.edns.as_ref().zip(said).map(|(opt, said)| {
+            let mut edns = self.manners.edns(opt, &said, reply.scope);
+            if compact(view, opt) {
+                edns.flags_mut().z |= FLAG_COMPACT_OK;
+            }
+            edns
+        });
         metadata.authoritative = reply.authoritative;
         metadata.truncation = truncated;
         metadata.response_code = reply.code;
-        Decision::Reply { metadata, edns, reply }
+        Decision::Reply { metadata, edns, reply, shape }
     }
 
     /// The reply in a signed zone, and whether signing was refused.
@@ -143,38 +215,32 @@ impl Handler {
     }
 }
 
+/// To what names in a reply can point.
+enum Compression {
+    Full,
+    /// Not to the question: so hickory's own response is written, and the first record has the name
+    /// of the question again.
+    WithoutQuestion,
+}
+
 enum Decision {
     Silent,
     Reject { code: ResponseCode, edns: Option<Edns> },
-    Reply { metadata: Metadata, edns: Option<Edns>, reply: Reply },
+    Reply { metadata: Metadata, edns: Option<Edns>, reply: Reply, shape: Option<Shape> },
+}
+
+/// RFC 9824, 5.1: in a signed zone CO for a CO, whatever the answer.
+pub fn compact(view: &View, opt: &Opt) -> bool {
+    view.zone.signer().is_some() && opt.dnssec_ok && opt.compact_ok
 }
 
 /// For whom the answer is: RFC 7871, 7.2.1. A source prefix of zero says *not for my address*, so
 /// that the resolver's own stands in.
-fn client(subnet: Option<Subnet>, source: IpAddr) -> IpAddr {
-    match subnet {
+pub fn client(opt: Option<&Opt>, source: IpAddr) -> IpAddr {
+    match opt.and_then(|opt| opt.subnet) {
         Some(subnet) if subnet.source > 0 => subnet.address,
         _ => source.to_canonical(),
     }
-}
-
-fn own_edns() -> Edns {
-    let mut edns = Edns::new();
-    edns.set_max_payload(PAYLOAD_MAX).set_version(0);
-    edns
-}
-
-/// RFC 6891, 6.1.1: an OPT for an OPT. RFC 3225, 3: DO is copied. RFC 7871, 7.2.1: a client subnet
-/// comes back as it was, with the scope.
-fn edns(opt: &Opt, scope: u8) -> Edns {
-    let mut edns = own_edns();
-    edns.set_dnssec_ok(opt.dnssec_ok);
-    if let Some(Subnet { address, source }) = opt.subnet {
-        // RFC 7871, 7.2.1: for a source prefix of zero the scope is zero too.
-        let scope = if source == 0 { 0 } else { scope };
-        edns.options_mut().insert(EdnsOption::Subnet(ClientSubnet::new(address, source, scope)));
-    }
-    edns
 }
 
 #[async_trait::async_trait]
@@ -185,7 +251,8 @@ impl RequestHandler for Handler {
         mut out: R,
     ) -> ResponseInfo {
         let none: [Record; 0] = [];
-        let sent = match self.decide(request) {
+        let now = T::current_time() as u32;
+        let sent = match self.decide(now, &self.shared.load(), request, Compression::WithoutQuestion) {
             Decision::Silent => return nothing_sent(request),
             Decision::Reject { code, edns } => {
                 let Ok(queries) = Queries::read(&mut BinDecoder::new(&[]), 0) else {
@@ -194,7 +261,7 @@ impl RequestHandler for Handler {
                 let builder = MessageResponseBuilder::new(&queries, edns.as_ref());
                 out.send_response(builder.error_msg(&request.metadata, code)).await
             }
-            Decision::Reply { metadata, edns, reply } => {
+            Decision::Reply { metadata, edns, reply, .. } => {
                 let builder = MessageResponseBuilder::new(&request.queries, edns.as_ref());
                 let response =
                     builder.build(metadata, &reply.answers, &reply.authority, &none, &reply.additional);

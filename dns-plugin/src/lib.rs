@@ -33,7 +33,9 @@
 
 mod answer;
 mod clock;
+mod cookie;
 pub mod dnssec;
+mod edns;
 mod handler;
 pub mod screen;
 mod size;
@@ -43,7 +45,10 @@ mod zone_handler;
 
 pub use answer::{Answerer, Cache, Options, Question, Reply, Subject, client_prefix};
 pub use clock::Clock;
-pub use handler::Handler;
+pub use cookie::{COOKIE_LEN, Cookie, Secrets, Verified};
+pub use edns::{Manners, OPTIONS_LEN_MAX, Said, opt_head};
+pub use handler::{Handler, Replied, client, compact};
+pub use size::{Bounds, Shape};
 pub use view::{SharedView, View};
 pub use zone::{Zone, ZoneError};
 pub use zone_handler::MapZone;

@@ -17,15 +17,15 @@
 //! against each other for ever. A malformed query gets the shortest reply there is, its header with
 //! FORMERR, so that garbage is never worth sending.
 
+use crate::cookie::Cookie;
+use crate::edns::{OPTION_COOKIE, OPTION_NSID, OPTION_SUBNET, opt_head};
 use hickory_server::proto::op::ResponseCode;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Length of a header, and of a reply that is only a header.
-const HEADER_LEN: usize = 12;
+pub const HEADER_LEN: usize = 12;
 /// RFC 6891, 6.1.1.
 const TYPE_OPT: u16 = 41;
-/// RFC 7871, 6.
-const OPTION_SUBNET: u16 = 8;
 
 /// The outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,9 +52,18 @@ pub enum Silence {
     Response,
 }
 
-/// What a sound query says beside its question.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a sound query says.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
+    /// Length of the question's name in the packet, which begins after the header and is written
+    /// whole; with the root's octet.
+    pub name_len: usize,
+    /// QTYPE.
+    pub kind: u16,
+    /// QCLASS.
+    pub class: u16,
+    /// Whether there are records beside the question and OPT: sound, but not heeded.
+    pub extra: bool,
     /// Its OPT record.
     pub edns: Option<Opt>,
 }
@@ -72,6 +81,10 @@ pub struct Opt {
     pub compact_ok: bool,
     /// The client subnet.
     pub subnet: Option<Subnet>,
+    /// The cookie.
+    pub cookie: Option<Cookie>,
+    /// Whether the sender asks for the name server's identifier (RFC 5001).
+    pub identify: bool,
 }
 
 /// A client subnet as it came (RFC 7871, 6); sound.
@@ -110,8 +123,7 @@ pub fn reject(packet: &[u8], code: ResponseCode, edns: bool) -> Option<Vec<u8>> 
     reply[2] = 0x80 | header[2] & 0x79;
     reply[3] = header[3] & 0x10 | code.low();
     if edns {
-        let [high, low] = crate::handler::PAYLOAD_MAX.to_be_bytes();
-        reply.extend([0, 0, TYPE_OPT as u8, high, low, code.high(), 0, 0, 0, 0, 0]);
+        reply.extend(opt_head(code.high(), 0, 0));
         reply[11] = 1;
     }
     Some(reply)
@@ -125,7 +137,9 @@ fn query(packet: &[u8], header: &[u8; HEADER_LEN]) -> Option<Result<Query, Malfo
         return None;
     }
     let mut walk = Walk { packet, at: HEADER_LEN };
-    walk.question()?;
+    walk.name(false)?;
+    let name_len = walk.at - HEADER_LEN;
+    let (kind, class) = (u16::from_be_bytes(walk.take()?), u16::from_be_bytes(walk.take()?));
     for _ in 0..u32::from(count(6)) + u32::from(count(8)) {
         // RFC 6891, 6.1.1: OPT stands in the additional section.
         (walk.record()?.kind != TYPE_OPT).then_some(())?;
@@ -141,42 +155,54 @@ fn query(packet: &[u8], header: &[u8; HEADER_LEN]) -> Option<Result<Query, Malfo
     }
     // Nothing may be left over.
     (walk.at == packet.len()).then_some(())?;
-    let Some(record) = opt else { return Some(Ok(Query::default())) };
+    let records = u32::from(count(6)) + u32::from(count(8)) + u32::from(count(10));
+    let extra = records > u32::from(opt.is_some());
+    let query = |edns| Some(Ok(Query { name_len, kind, class, extra, edns }));
+    let Some(record) = opt else { return query(None) };
     let [_, version, flags, _] = record.ttl.to_be_bytes();
-    let opt = |subnet| Opt {
+    let opt = Opt {
         version,
         payload: record.class,
         dnssec_ok: flags & 0x80 != 0,
         compact_ok: flags & 0x40 != 0,
-        subnet,
+        subnet: None,
+        cookie: None,
+        identify: false,
     };
     if version != 0 {
-        return Some(Ok(Query { edns: Some(opt(None)) }));
+        return query(Some(opt));
     }
-    match options(record.data)? {
-        Ok(subnet) => Some(Ok(Query { edns: Some(opt(subnet)) })),
+    match options(record.data, opt)? {
+        Ok(opt) => query(Some(opt)),
         Err(Malformed) => Some(Err(Malformed)),
     }
 }
 
 struct Malformed;
 
-/// Reads the options of an OPT record: `None` when they are cut short.
-fn options(mut data: &[u8]) -> Option<Result<Option<Subnet>, Malformed>> {
-    let mut subnet = None;
+/// Reads the options of an OPT record into `opt`: `None` when they are cut short. RFC 6891, 6.1.2:
+/// those we do not know are ignored.
+fn options(mut data: &[u8], mut opt: Opt) -> Option<Result<Opt, Malformed>> {
     while !data.is_empty() {
         let (head, rest) = data.split_first_chunk::<4>()?;
         let (code, len) = (u16::from_be_bytes([head[0], head[1]]), u16::from_be_bytes([head[2], head[3]]));
         let (value, rest) = rest.split_at_checked(usize::from(len))?;
         data = rest;
-        if code == OPTION_SUBNET {
-            match (subnet, client_subnet(value)) {
-                (None, Some(read)) => subnet = Some(read),
+        match code {
+            OPTION_SUBNET => match (opt.subnet, client_subnet(value)) {
+                (None, read @ Some(_)) => opt.subnet = read,
                 _ => return Some(Err(Malformed)),
-            }
+            },
+            // RFC 7873, 5.2: with several cookies only the first counts.
+            OPTION_COOKIE if opt.cookie.is_none() => match Cookie::read(value) {
+                read @ Some(_) => opt.cookie = read,
+                None => return Some(Err(Malformed)),
+            },
+            OPTION_NSID => opt.identify = true,
+            _ => {}
         }
     }
-    Some(Ok(subnet))
+    Some(Ok(opt))
 }
 
 /// RFC 7871, 6 and 7.1.2: known family, scope 0, exactly the octets that the prefix needs, no bits
@@ -242,11 +268,6 @@ impl<'a> Walk<'a> {
             }
         }
         Some(())
-    }
-
-    fn question(&mut self) -> Option<()> {
-        self.name(false)?;
-        self.take::<4>().map(|_| ())
     }
 
     fn record(&mut self) -> Option<ResourceRecord<'a>> {

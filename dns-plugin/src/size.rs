@@ -12,41 +12,66 @@ use hickory_server::proto::serialize::binary::BinEncodable;
 /// Optional records stay within so many tenths of the query's length: what three replicas' IPv4
 /// addresses cost at the shortest common names, and what other authoritative servers do.
 const AMPLIFICATION_TENTHS_MAX: usize = 32;
-/// Length of an OPT record without options.
-const OPT_LEN: usize = 11;
-/// Length of a client subnet option at most.
-const SUBNET_LEN_MAX: usize = 4 + 4 + 16;
 
 /// Lengths that bound a reply over UDP, octets.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
+pub struct Bounds {
     /// Of the query.
-    pub(crate) query: usize,
-    /// Of the question section with the header.
-    pub(crate) question: usize,
-    /// Whether an OPT record goes with the reply.
-    pub(crate) edns: bool,
+    pub query: usize,
+    /// What every reply to it has: header, question, OPT with its options.
+    pub fixed: usize,
     /// What the client takes.
-    pub(crate) payload: usize,
+    pub payload: usize,
+    /// Whether the client has shown that it is where it claims to be: then nobody is harmed by a
+    /// long reply.
+    pub proven: bool,
+}
+
+/// How long the records of a reply are, at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// All of them.
+    pub len: usize,
+    /// Whether some are left out of a reply, or all of them, when it would be long beside the query.
+    pub optional: bool,
+}
+
+impl Bounds {
+    /// How long a reply with optional records may be.
+    pub fn modest(&self) -> usize {
+        let modest = if self.proven { usize::MAX } else { self.query * AMPLIFICATION_TENTHS_MAX / 10 };
+        modest.min(self.payload)
+    }
+
+    /// Whether a reply of this shape goes out whole.
+    pub fn admit(&self, shape: Shape) -> bool {
+        self.fixed + shape.len <= if shape.optional { self.modest() } else { self.payload }
+    }
+}
+
+/// The shape of a reply to a question for `asked` in the zone `origin`.
+pub(crate) fn shape(reply: &Reply, asked: &Name, origin: &Name) -> Shape {
+    let sections = [&reply.answers, &reply.authority, &reply.additional];
+    let len = sections.into_iter().flatten().map(|record| len(record, asked, origin)).sum();
+    Shape { len, optional: reply.modest || !reply.additional.is_empty() || has_alternatives(reply) }
+}
+
+/// Whether answers after the first are alternatives to it.
+fn has_alternatives(reply: &Reply) -> bool {
+    let first = reply.answers.first().map(|record| &record.data);
+    // A signature is of all the addresses or of none.
+    let signed = || reply.answers.iter().any(|record| record.record_type() == RecordType::RRSIG);
+    reply.answers.len() > 1 && matches!(first, Some(RData::A(_) | RData::AAAA(_))) && !signed()
 }
 
 /// Shortens `reply` until it fits; `false` when it cannot, and goes empty with TC.
-pub(crate) fn fit(reply: &mut Reply, asked: &Name, origin: &Name, bounds: Bounds) -> bool {
-    let fixed = bounds.question + if bounds.edns { OPT_LEN + SUBNET_LEN_MAX } else { 0 };
-    let section = |records: &[Record]| records.iter().map(|record| len(record, asked, origin)).sum::<usize>();
-    let total = |reply: &Reply| {
-        fixed + section(&reply.answers) + section(&reply.authority) + section(&reply.additional)
-    };
-    let modest = bounds.query * AMPLIFICATION_TENTHS_MAX / 10;
-    while total(reply) > modest.min(bounds.payload) && reply.additional.pop().is_some() {}
-    // A signature is of all the addresses or of none.
-    let signed = reply.answers.iter().any(|record| record.record_type() == RecordType::RRSIG);
-    let optional = !signed
-        && matches!(reply.answers.first().map(|record| &record.data), Some(RData::A(_) | RData::AAAA(_)));
-    while optional && total(reply) > modest.min(bounds.payload) && reply.answers.len() > 1 {
+pub(crate) fn fit(reply: &mut Reply, asked: &Name, origin: &Name, bounds: &Bounds) -> bool {
+    let total = |reply: &Reply| bounds.fixed + shape(reply, asked, origin).len;
+    while total(reply) > bounds.modest() && reply.additional.pop().is_some() {}
+    while has_alternatives(reply) && total(reply) > bounds.modest() {
         reply.answers.pop();
     }
-    let longest = if reply.modest { modest.min(bounds.payload) } else { bounds.payload };
+    let longest = if reply.modest { bounds.modest() } else { bounds.payload };
     if total(reply) <= longest {
         return true;
     }

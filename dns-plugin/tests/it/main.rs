@@ -13,7 +13,7 @@ use godwit_core::certificate::{Role, Serial};
 use godwit_core::content::VersionNumber;
 use godwit_core::geo::Coordinates;
 use godwit_core::key::SecretKey;
-use godwit_dns_plugin::{Handler, Options, SharedView, Zone};
+use godwit_dns_plugin::{Handler, Options, Replied, SharedView, Zone};
 use godwit_map::{Generation, GeoDb, Health, Inputs, MemberInput, Shared, SiteInput};
 use hickory_server::net::NetError;
 use hickory_server::net::runtime::TokioTime;
@@ -174,10 +174,22 @@ fn reply_of(view: SharedView, packet: &[u8], protocol: Protocol) -> Option<Vec<u
     let source = "192.0.2.9:5353".parse().unwrap();
     let request = Request::from_bytes(packet.to_vec(), source, protocol).ok()?;
     let handler = Handler::new(view);
+    let replied = handler.respond(0, &handler.shared().load(), &request);
+    check_hickorys_own(&handler, &request, replied.as_ref());
+    Some(replied?.bytes)
+}
+
+/// What a stock server sends for the handler says the same, if perhaps in more octets.
+fn check_hickorys_own(handler: &Handler, request: &Request, replied: Option<&Replied>) {
     let caught = Caught::default();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(handler.handle_request::<_, TokioTime>(&request, caught.clone()));
-    caught.0.lock().unwrap().take()
+    runtime.block_on(handler.handle_request::<_, TokioTime>(request, caught.clone()));
+    let sent = caught.0.lock().unwrap().take();
+    assert_eq!(sent.is_some(), replied.is_some());
+    let (Some(sent), Some(replied)) = (sent, replied) else { return };
+    if request.protocol() == Protocol::Tcp {
+        assert_eq!(Message::from_vec(&sent).unwrap(), Message::from_vec(&replied.bytes).unwrap());
+    }
 }
 
 pub(crate) fn ask(query: &Query) -> Message {
