@@ -102,6 +102,8 @@ pub struct Store {
     spare: Signatures,
     budget: Budget,
     counts: Counts,
+    /// The first end of a signature given since it was asked for; seconds since 1970.
+    soonest_end: AtomicU64,
 }
 
 impl Store {
@@ -115,12 +117,19 @@ impl Store {
             spare: Signatures::new(bounds(options.spare_bytes)),
             budget: Budget::new(options.cold),
             counts: Counts::default(),
+            soonest_end: AtomicU64::new(u64::MAX),
         })
     }
 
     /// What was counted.
     pub fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// When the first of the signatures given since the last call ends; `None` when none was given.
+    pub fn take_soonest_end(&self) -> Option<Time> {
+        let secs = self.soonest_end.swap(u64::MAX, Ordering::Relaxed);
+        (secs < u64::MAX).then(|| Time::from_secs(secs))
     }
 
     /// Signatures held and their bytes: for names set up, and for others.
@@ -297,6 +306,7 @@ impl Job<'_> {
         for signer in signers {
             set.set_signer(signer.fingerprint);
             let signature = self.signature(&set, signer, set_up)?;
+            self.signer.store.soonest_end.fetch_min(signature.expiration, Ordering::Relaxed);
             self.until = self.until.min(Time::from_secs(signature.refresh.max(self.now + 1)));
             let data = raw(RecordType::RRSIG, signature.data.to_vec());
             rrsigs.push(Record::from_rdata(first.name.clone(), first.ttl, data));
