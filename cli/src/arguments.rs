@@ -46,6 +46,7 @@ pub(crate) enum Verb {
     Revoke(verb::revoke::Revoke),
     Testbed(verb::testbed::Testbed),
     Config(verb::config::Config),
+    Dnssec(verb::dnssec::Dnssec),
     Completions(verb::completions::Completions),
 }
 

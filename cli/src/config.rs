@@ -39,6 +39,8 @@ pub(crate) struct File {
     pub(crate) admin: node::AdminConfig,
     /// Answering for the zone. Used by members with the role `redirector`.
     pub(crate) redirector: godwit_redirector::Config,
+    /// Signing the zone's answers. Used by members with the role `redirector`.
+    pub(crate) dnssec: godwit_redirector::DnssecConfig,
 }
 
 /// What is logged, and how.
@@ -114,6 +116,8 @@ impl File {
     /// Checks what types cannot; gives the key and what is wrong with its value.
     fn check(&self) -> Result<(), (String, String)> {
         self.node_config().check().map_err(|bad| (bad.key.to_owned(), bad.problem))?;
+        let ttl_max = self.redirector.ttl_secs.max(self.redirector.ttl_static_secs);
+        self.dnssec.check(ttl_max).map_err(|(key, problem)| (format!("dnssec.{key}"), problem))?;
         if self.roles.as_ref().is_some_and(Vec::is_empty) {
             return Err(("roles".into(), "a member has to do something: name a role or leave it out".into()));
         }

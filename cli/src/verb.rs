@@ -2,6 +2,7 @@
 
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod dnssec;
 pub(crate) mod drain;
 pub(crate) mod init;
 pub(crate) mod invite;
@@ -35,6 +36,7 @@ pub(crate) fn run(arguments: Arguments) -> Outcome<ExitCode> {
         // The demo has an exit code of its own.
         Verb::Testbed(testbed) => return testbed.run(),
         Verb::Config(config) => config.run(),
+        Verb::Dnssec(dnssec) => dnssec.run(),
         Verb::Completions(completions) => completions.run(),
     }?;
     Ok(ExitCode::SUCCESS)

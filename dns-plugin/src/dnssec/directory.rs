@@ -155,6 +155,20 @@ impl Directory {
         Ok(StoredKey { stem: stem.to_owned(), key: ZoneKey { key: Arc::new(key), role, times } })
     }
 
+    /// The zones that have keys here.
+    pub fn zones(&self) -> Result<Vec<ZoneName>, DirectoryError> {
+        let mut zones = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(|source| self.io("read", &self.path, source))? {
+            let name = entry.map_err(|source| self.io("read", &self.path, source))?.file_name();
+            let stem = name.to_str().and_then(|name| name.strip_prefix('K')?.strip_suffix(".toml"));
+            let zone = stem.and_then(|stem| stem.split(".+").next()?.parse().ok());
+            zones.extend(zone);
+        }
+        zones.sort();
+        zones.dedup();
+        Ok(zones)
+    }
+
     /// Writes a new key, which nobody has yet.
     pub fn add(&self, zone: &ZoneName, key: ZoneKey) -> Result<StoredKey, DirectoryError> {
         let stem = format!("K{zone}.+{:03}+{:05}", key.key.algorithm().number(), key.public().tag());
@@ -288,6 +302,8 @@ mod tests {
         assert_eq!((read[0].key.times, read[0].key.public()), (old.key.times, old.key.public()));
         assert!(directory.has(&zone, &old.key) && !directory.has(&zone, &key(1, Algorithm::Ed25519)));
         assert!(old.stem.starts_with("Kedge.example.org.+013+"), "{}", old.stem);
+        let names: Vec<String> = directory.zones().unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["edge.example.org", "other.example.org"]);
         let pem = directory.file(&old.stem, "pem");
         assert_eq!(fs::metadata(&pem).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(directory.path()).unwrap().permissions().mode() & 0o777, 0o700);
