@@ -13,7 +13,7 @@ use clap::Args;
 use godwit_core::certificate::Role;
 use godwit_node::datadir::DataDirError;
 use godwit_node::{Runtime, Settings, SharedRegistry, StartError};
-use godwit_redirector::{Redirector, Running, SharedView, Zone};
+use godwit_redirector::{Redirector, Running, SharedView, Signing, Zone};
 use prometheus_client::metrics::gauge::Gauge;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -72,9 +72,11 @@ impl Run {
             node.http.listen.clear();
         }
         let runtime = Runtime::start(Settings::new(dir.path(), node)).await.map_err(start_failure)?;
-        let redirector = match roles.contains(&Role::Redirector) {
-            true => Some(start_redirector(&config, &runtime).await?),
-            false => None,
+        let (redirector, signing) = match roles.contains(&Role::Redirector) {
+            true => start_redirector(&config, &runtime)
+                .await
+                .map(|(running, signing)| (Some(running), signing))?,
+            false => (None, None),
         };
         let names: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
         tracing::info!(
@@ -98,6 +100,9 @@ impl Run {
                 Asked::Reload => {
                     let read = self.reload(&current, path.clone(), log);
                     runtime.reload();
+                    if let Some(Err(error)) = signing.as_ref().map(Signing::reload) {
+                        tracing::error!("the keys stay as they were: {:#}", anyhow::Error::new(error));
+                    }
                     reloaded.set(i64::from(read.is_ok()));
                     match read {
                         Ok(config) => {
@@ -180,14 +185,17 @@ fn roles(granted: &[Role], asked: Option<&[Role]>) -> Outcome<Vec<Role>> {
     clippy::await_holding_lock,
     reason = "starting only registers and binds, and nobody else starts anything at this moment"
 )]
-async fn start_redirector(config: &File, runtime: &Runtime) -> Outcome<Running> {
+async fn start_redirector(config: &File, runtime: &Runtime) -> Outcome<(Running, Option<Signing>)> {
     let registry = runtime.registry();
     let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
     let generations = runtime.generation();
     let zone = Zone::new(generations.load().zone(), config.redirector.options());
     let view = SharedView::new(generations, zone);
+    let signing = Signing::start(&config.dnssec, &view, &mut registry)
+        .context("the zone cannot be signed")
+        .or_exit(Exit::Usage)?;
     let started = Redirector::start(config.redirector.clone(), view, &mut registry).await;
-    Ok(started.context("the redirector cannot start")?)
+    Ok((started.context("the redirector cannot start")?, signing))
 }
 
 fn reload_gauge(registry: &SharedRegistry) -> Gauge {
