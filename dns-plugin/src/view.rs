@@ -90,6 +90,15 @@ impl SharedView {
         self.update(|_| Some(zone));
     }
 
+    /// Puts another generation and another zone in place at once: no query sees one without the
+    /// other.
+    pub fn set(&self, generation: Arc<Generation>, zone: Zone) {
+        // Who sees the new generation before the view is composed waits for the lock.
+        let _composing = self.0.composing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.generations.store(generation.clone());
+        self.0.current.store(Arc::new(View::new(generation, Arc::new(zone))));
+    }
+
     /// Puts what `change` makes of the current zone in its place; `None` leaves it. No other change
     /// comes between.
     pub fn update(&self, change: impl FnOnce(&Zone) -> Option<Zone>) {

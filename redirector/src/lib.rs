@@ -52,6 +52,7 @@ mod metrics;
 mod notify;
 mod signing;
 mod sockets;
+pub mod static_zone;
 mod stream;
 mod tcp;
 mod tls;

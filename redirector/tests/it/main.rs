@@ -1,6 +1,8 @@
 //! The redirector over real sockets.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod static_zone;
+
 use arc_swap::ArcSwap;
 use godwit_core::certificate::{Role, Serial};
 use godwit_core::content::VersionNumber;

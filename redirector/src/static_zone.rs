@@ -1,0 +1,92 @@
+//! A zone from one file, without a network of members: *static mode*.
+//!
+//! ```toml
+//! origin = "svc.example.org"
+//!
+//! [[region]]
+//! name = "eu"
+//! addresses = ["192.0.2.1", "2001:db8::1"]
+//!
+//! [[region]]
+//! name = "us"
+//! addresses = ["198.51.100.1"]
+//!
+//! [[service]]
+//! name = "www"
+//!
+//! [clients]
+//! geoip = "GeoLite2-Country.mmdb"
+//! continent.NA = ["us", "eu"]
+//! default = ["eu", "us"]
+//! ```
+//!
+//! The file says what a network's members would have said of themselves, and the rest is the same
+//! machinery: a region's addresses become members, a service becomes a site that needs no content,
+//! the rules for clients become a [`GeoDb`], and the map computes a generation from them. So the
+//! choice, its scope, its reasons and what happens when a region is away are those of the map.
+//!
+//! - [`file`]: the file's form; what is wrong with it is told with line and column.
+//! - [`lists`]: names and prefixes that stand in files of their own.
+//! - [`plan`]: the file checked, and turned into the map's inputs.
+//! - [`state`]: which regions and addresses are drained or down, now.
+//! - [`keeper`]: follows file, lists and state while the zone is served.
+
+mod file;
+mod keeper;
+mod lists;
+mod plan;
+mod problem;
+mod state;
+
+pub use keeper::{Keeper, Reload};
+pub use plan::Plan;
+pub use problem::Problem;
+pub use state::State;
+
+use crate::Config;
+use arc_swap::ArcSwap;
+use godwit_dns_plugin::{SharedView, Zone};
+use godwit_map::{Generation, GeoDb, Shared};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A static zone, read and compiled.
+pub struct StaticZone {
+    /// What was read, without what only the first generation needed.
+    plan: Plan,
+    geo: GeoDb,
+    /// Of the regions and addresses as they are now.
+    generation: Generation,
+    zone: Zone,
+}
+
+impl StaticZone {
+    /// Reads the zone's file and everything it names, and compiles it. Blocks: a second for a
+    /// million prefixes.
+    pub fn open(path: &Path) -> Result<StaticZone, Problem> {
+        let mut plan = Plan::read(path)?;
+        let geo = plan.take_geo()?;
+        let states = plan.states()?;
+        let generation = Generation::compute(&states.apply(plan.inputs()), &geo, None);
+        let zone = plan.take_zone()?;
+        Ok(StaticZone { plan, geo, generation, zone })
+    }
+
+    /// What the file says about listening and answering.
+    pub fn config(&self) -> &Config {
+        &self.plan.redirector
+    }
+
+    /// The map, compiled from the file.
+    pub fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    /// The zone's view, and who keeps it up to date.
+    pub fn into_view(self) -> (SharedView, Keeper) {
+        let StaticZone { plan, geo, generation, zone } = self;
+        let generations: Shared = Arc::new(ArcSwap::from_pointee(generation));
+        let view = SharedView::new(generations.clone(), zone);
+        (view.clone(), Keeper::new(plan, geo, generations, view))
+    }
+}

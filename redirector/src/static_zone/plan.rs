@@ -1,0 +1,432 @@
+//! The file checked, and turned into what the map takes.
+
+use super::file::{self, Areas, File, Region, find};
+use super::lists::{parse_prefix, read_names, read_prefixes};
+use super::problem::Problem;
+use super::state::{State, States};
+use crate::Config;
+use godwit_core::certificate::{Role, Serial};
+use godwit_core::content::{ObjectId, VersionNumber};
+use godwit_core::demand::Capacity;
+use godwit_core::geo::Coordinates;
+use godwit_core::key::PublicKey;
+use godwit_core::name::{MemberName, RegionName, SiteName, ZoneName};
+use godwit_dns_plugin::zone::config::{Alias, ZoneConfig};
+use godwit_dns_plugin::{Zone, ZoneError};
+use godwit_map::rules::{Area, RulesError, TOLD_MAX};
+use godwit_map::{GeoDb, Health, Hosting, Inputs, MemberInput, Rules, Service, SiteInput};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+
+/// A zone's file, checked.
+pub struct Plan {
+    path: PathBuf,
+    pub(crate) redirector: Config,
+    inputs: Inputs,
+    /// Taken when the GeoIP database is made of them: a long list is not kept.
+    rules: Option<Rules>,
+    geoip: Option<PathBuf>,
+    states: States,
+    state_file: Option<PathBuf>,
+    /// Taken when the zone is made of it.
+    zone: Option<ZoneParts>,
+}
+
+/// What the zone holds beside the map, and where that stands.
+struct ZoneParts {
+    config: ZoneConfig,
+    /// The file's own aliases; those after them are names of services.
+    own_aliases: usize,
+    /// Lists of names, and of each name which list and line.
+    lists: Vec<PathBuf>,
+    places: Vec<(usize, usize)>,
+    text: String,
+    revision: u32,
+}
+
+impl Plan {
+    /// Reads a zone's file and the lists that it names.
+    pub fn read(path: &Path) -> Result<Plan, Problem> {
+        let (file, text) = file::read::<File>(path)?;
+        let reader = Reader { path, text: &text };
+        let regions = reader.regions(&file.region)?;
+        let mut inputs = Inputs { number: 1, ..Inputs::new(file.origin.clone()) };
+        for region in &file.region {
+            let place = reader.place(region)?;
+            let name = region.name.get_ref();
+            reader.members(&mut inputs.members, &file.origin, None, name, place, &region.addresses)?;
+        }
+        let zone = reader.services(&file, &regions, &mut inputs)?;
+        let rules = reader.rules(&file, &regions)?;
+        let geoip = file.clients.geoip.as_ref().map(|file| reader.beside(file.get_ref()));
+        let states = file.state.iter().map(|(name, state)| (name.get_ref().clone(), *state)).collect();
+        let plan = Plan {
+            path: path.to_owned(),
+            redirector: file.redirector,
+            inputs,
+            rules: Some(rules),
+            geoip,
+            states: States(states),
+            state_file: file.state_file.map(|file| reader.beside(&file)),
+            zone: Some(zone),
+        };
+        for name in file.state.keys() {
+            plan.check_target(name.get_ref()).map_err(|problem| reader.problem(name, problem))?;
+        }
+        Ok(plan)
+    }
+
+    /// The zone's file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The inputs of the map with everything up.
+    pub(crate) fn inputs(&self) -> &Inputs {
+        &self.inputs
+    }
+
+    /// Makes the zone of what it holds beside the map; for once.
+    pub(crate) fn take_zone(&mut self) -> Result<Zone, Problem> {
+        let options = self.redirector.options();
+        let Some(parts) = self.zone.take() else { return Ok(Zone::new(&self.inputs.zone, options)) };
+        let zone = Zone::configured(&self.inputs.zone, options, &parts.config, parts.revision);
+        let sites = self.inputs.sites.iter().map(|site| site.site.as_str());
+        match zone.and_then(|zone| zone.clash(sites).map_or(Ok(zone), Err)) {
+            Ok(zone) => Ok(zone),
+            Err(error) => Err(parts.problem(&self.path, &error)),
+        }
+    }
+
+    /// Reads the GeoIP database and compiles the rules with it; for once.
+    pub(crate) fn take_geo(&mut self) -> Result<GeoDb, Problem> {
+        let rules = self.rules.take().unwrap_or_default();
+        GeoDb::by_rules(rules, self.geoip.as_deref()).map_err(|error| {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+            Problem::with(&self.path, format!("{error}{}", cause.unwrap_or_default()))
+        })
+    }
+
+    /// The file that holds states, if there may be one.
+    pub(crate) fn state_file(&self) -> Option<&Path> {
+        self.state_file.as_deref()
+    }
+
+    /// The states of the zone's file and of the state file. A state file that is not there says
+    /// nothing.
+    pub(crate) fn states(&self) -> Result<States, Problem> {
+        let mut states = self.states.clone();
+        if let Some(path) = self.state_file.as_deref().filter(|path| path.exists()) {
+            let (more, text) = file::read::<BTreeMap<Spanned<String>, State>>(path)?;
+            for (name, state) in more {
+                let problem = |problem| Problem::at(path, &text, name.span(), problem);
+                self.check_target(name.get_ref()).map_err(problem)?;
+                states.0.insert(name.into_inner(), state);
+            }
+        }
+        Ok(states)
+    }
+
+    /// Whether a state can be of this: a region or an address.
+    pub(crate) fn check_target(&self, name: &str) -> Result<(), String> {
+        let of = |member: &MemberInput| {
+            let is = |address: Option<IpAddr>| address.is_some_and(|address| address.to_string() == name);
+            member.region.as_str() == name
+                || is(member.public_v4.map(Into::into))
+                || is(member.public_v6.map(Into::into))
+        };
+        match self.inputs.members.iter().any(of) {
+            true => Ok(()),
+            false => Err(format!("{name:?} is neither a region nor an address of this zone")),
+        }
+    }
+}
+
+impl ZoneParts {
+    fn problem(&self, path: &Path, error: &ZoneError) -> Problem {
+        let alias = error.key.strip_prefix("zone.alias[").and_then(|rest| rest.split(']').next());
+        let place = alias.and_then(|number| number.parse::<usize>().ok()?.checked_sub(self.own_aliases));
+        let place = place.and_then(|number| self.places.get(number));
+        match place {
+            Some((0, start)) => Problem::at(path, &self.text, *start..*start, &error.problem),
+            Some((list, line)) => Problem::in_line(&self.lists[list - 1], *line, 1, &error.problem),
+            None => match find(&self.text, &error.key) {
+                Some(span) => Problem::at(path, &self.text, span, error),
+                None => Problem::with(path, error),
+            },
+        }
+    }
+}
+
+/// Turns parts of a file's text into values, and problems into places in it.
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Reader<'_> {
+    fn problem<T>(&self, value: &Spanned<T>, text: impl Display) -> Problem {
+        Problem::at(self.path, self.text, value.span(), text)
+    }
+
+    /// A path that is relative to the file's folder.
+    fn beside(&self, path: &Path) -> PathBuf {
+        self.path.parent().map_or_else(|| path.to_owned(), |folder| folder.join(path))
+    }
+
+    fn regions(&self, regions: &[Region]) -> Result<BTreeSet<RegionName>, Problem> {
+        let mut names = BTreeSet::new();
+        for region in regions {
+            if !names.insert(region.name.get_ref().clone()) {
+                return Err(self.problem(&region.name, "there are two regions of this name"));
+            }
+        }
+        match regions.is_empty() {
+            true => Err(Problem::with(self.path, "there is no [[region]]: nobody could be led anywhere")),
+            false => Ok(names),
+        }
+    }
+
+    fn place(&self, region: &Region) -> Result<Option<Coordinates>, Problem> {
+        let Some(place) = &region.place else { return Ok(None) };
+        place.get_ref().parse().map(Some).map_err(|error| self.problem(place, error))
+    }
+
+    /// A member for each address: so each can be drained alone.
+    fn members(
+        &self,
+        members: &mut Vec<MemberInput>,
+        zone: &ZoneName,
+        service: Option<&SiteName>,
+        region: &RegionName,
+        place: Option<Coordinates>,
+        addresses: &[Spanned<IpAddr>],
+    ) -> Result<Vec<MemberName>, Problem> {
+        let start = members.len();
+        for (address, n) in addresses.iter().zip(1..) {
+            let ip = *address.get_ref();
+            let same = addresses.iter().filter(|other| other.get_ref().is_ipv4() == ip.is_ipv4());
+            if same.count() > TOLD_MAX {
+                let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+                let text = format!(
+                    "{region} has more than {TOLD_MAX} {family} addresses, which is what fits a reply"
+                );
+                return Err(self.problem(address, text));
+            }
+            let name = match service {
+                Some(service) => format!("{service}-{region}-{n}"),
+                None => format!("{region}-{n}"),
+            };
+            let name = name.parse::<MemberName>().map_err(|error| self.problem(address, error))?;
+            let key = ObjectId::of(format!("static member {zone} {name} {ip}").as_bytes());
+            members.push(MemberInput {
+                id: PublicKey::from_bytes(*key.as_bytes()),
+                serial: Serial(members.len() as u64 + 1),
+                name,
+                region: region.clone(),
+                place,
+                roles: vec![Role::Node],
+                state: Health::Alive,
+                draining: false,
+                ready: true,
+                load_permille: 0,
+                capacity: Capacity::default(),
+                public_v4: if let IpAddr::V4(ip) = ip { Some(ip) } else { None },
+                public_v6: if let IpAddr::V6(ip) = ip { Some(ip) } else { None },
+                http_port: None,
+                held: Vec::new(),
+                peer_rtts: Vec::new(),
+                certified: true,
+                checks: Vec::new(),
+            });
+        }
+        Ok(members[start..].iter().map(|member| member.name.clone()).collect())
+    }
+
+    fn services(
+        &self,
+        file: &File,
+        regions: &BTreeSet<RegionName>,
+        inputs: &mut Inputs,
+    ) -> Result<ZoneParts, Problem> {
+        let mut zone = ZoneParts {
+            config: file.zone.clone(),
+            own_aliases: file.zone.alias.len(),
+            lists: Vec::new(),
+            places: Vec::new(),
+            text: self.text.to_owned(),
+            revision: modified(self.path),
+        };
+        let own: Vec<(RegionName, MemberName)> =
+            inputs.members.iter().map(|member| (member.region.clone(), member.name.clone())).collect();
+        for service in &file.service {
+            let listed = match &service.regions {
+                Some(listed) => self.known(listed, regions)?,
+                None => regions.iter().cloned().collect(),
+            };
+            let mut runs_on: Vec<MemberName> = own
+                .iter()
+                .filter(|(region, _)| {
+                    listed.contains(region) && service.addresses.keys().all(|other| other.get_ref() != region)
+                })
+                .map(|(_, member)| member.clone())
+                .collect();
+            for (region, addresses) in &service.addresses {
+                self.known(std::slice::from_ref(region), regions)?;
+                let place = file.region.iter().find(|other| other.name.get_ref() == region.get_ref());
+                let place = place.map(|region| self.place(region)).transpose()?.flatten();
+                let (zone, name) = (&file.origin, Some(service.name.get_ref()));
+                let members = &mut inputs.members;
+                runs_on.extend(self.members(members, zone, name, region.get_ref(), place, addresses)?);
+            }
+            if runs_on.is_empty() {
+                return Err(self.problem(&service.name, "none of its regions has an address"));
+            }
+            let site = service.name.get_ref();
+            if inputs.sites.iter().any(|other| other.site == *site) {
+                return Err(self.problem(&service.name, "there are two services of this name"));
+            }
+            let hosting = Hosting::Service(Service { regions: Vec::new(), members: runs_on });
+            inputs.sites.push(SiteInput { site: site.clone(), number: VersionNumber(1), hosting });
+            self.names(service, &mut zone)?;
+        }
+        Ok(zone)
+    }
+
+    /// The names of a service become aliases of its site.
+    fn names(&self, service: &file::Service, zone: &mut ZoneParts) -> Result<(), Problem> {
+        let ZoneParts { config, lists, places, .. } = zone;
+        let site = service.name.get_ref().as_str();
+        let mut add = |name: &str, list: usize, place: usize| match (name, &config.apex) {
+            ("@", Some(apex)) => Err(format!("the zone itself answers as {apex} already")),
+            ("@", None) => {
+                config.apex = Some(site.to_owned());
+                Ok(())
+            }
+            _ => {
+                config.alias.push(Alias { name: name.to_owned(), site: site.to_owned() });
+                places.push((list, place));
+                Ok(())
+            }
+        };
+        for name in &service.names {
+            add(name.get_ref(), 0, name.span().start).map_err(|problem| self.problem(name, problem))?;
+        }
+        let Some(list) = &service.names_file else { return Ok(()) };
+        lists.push(self.beside(list));
+        read_names(&self.beside(list), |name, line| add(name, lists.len(), line))
+    }
+
+    /// Regions that there are.
+    fn known(
+        &self,
+        listed: &[Spanned<RegionName>],
+        regions: &BTreeSet<RegionName>,
+    ) -> Result<Vec<RegionName>, Problem> {
+        for region in listed {
+            if !regions.contains(region.get_ref()) {
+                return Err(self.problem(region, format!("there is no region {}", region.get_ref())));
+            }
+        }
+        Ok(listed.iter().map(|region| region.get_ref().clone()).collect())
+    }
+
+    fn rules(&self, file: &File, regions: &BTreeSet<RegionName>) -> Result<Rules, Problem> {
+        let clients = &file.clients;
+        let mut rules = Rules::new();
+        type Kind = fn(String) -> Area;
+        let kinds: [(&Areas, Kind); 3] = [
+            (&clients.continent, Area::Continent),
+            (&clients.country, Area::Country),
+            (&clients.subdivision, Area::Subdivision),
+        ];
+        for (areas, kind) in kinds {
+            for (code, listed) in areas {
+                let area = kind(self.code(code, kind)?);
+                rules
+                    .send_area(area, self.known(listed, regions)?)
+                    .map_err(|error| self.problem(code, error))?;
+            }
+        }
+        for (prefix, listed) in &clients.prefix {
+            let net = parse_prefix(prefix.get_ref()).map_err(|problem| self.problem(prefix, problem))?;
+            rules
+                .send_prefix(net, &self.known(listed, regions)?)
+                .map_err(|error| self.problem(prefix, error))?;
+        }
+        if let Some(path) = &clients.prefix_file {
+            read_prefixes(&self.beside(path), |net, listed| {
+                let listed: Vec<RegionName> = listed
+                    .iter()
+                    .map(|name| {
+                        regions.get(*name).cloned().ok_or_else(|| format!("there is no region {name}"))
+                    })
+                    .collect::<Result<_, _>>()?;
+                rules.send_prefix(net, &listed).map_err(|error: RulesError| error.to_string())
+            })?;
+        }
+        if let Some(default) = &clients.default {
+            let listed = self.known(default, regions)?;
+            rules.send_others(listed).map_err(|error| Problem::with(self.path, error))?;
+        }
+        self.geography(file, &mut rules)?;
+        Ok(rules)
+    }
+
+    fn geography(&self, file: &File, rules: &mut Rules) -> Result<(), Problem> {
+        let clients = &file.clients;
+        let implied = clients.geoip.is_some() && clients.default.is_none() && !rules.need_geoip();
+        let on = clients.geography.as_ref().map_or(implied, |on| *on.get_ref());
+        rules.set_geography(on);
+        let Some(geoip) = &clients.geoip else {
+            return match rules.need_geoip() {
+                true => Err(Problem::with(self.path, "rules by area and geography need `clients.geoip`")),
+                false => Ok(()),
+            };
+        };
+        if !rules.need_geoip() {
+            return Err(
+                self.problem(geoip, "nothing needs a database: set `geography = true`, or rules by area")
+            );
+        }
+        match file.region.iter().find(|region| on && region.place.is_none()) {
+            Some(region) => Err(self.problem(&region.name, "geography needs the `place` of every region")),
+            None => Ok(()),
+        }
+    }
+
+    /// A code in capital letters, as databases have it.
+    fn code(&self, code: &Spanned<String>, kind: fn(String) -> Area) -> Result<String, Problem> {
+        let text = code.get_ref().to_ascii_uppercase();
+        let letters =
+            |text: &str, len: usize| text.len() == len && text.bytes().all(|b| b.is_ascii_uppercase());
+        let part =
+            |text: &str| (1..=3).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric());
+        let (right, example) = match kind(String::new()) {
+            Area::Continent(_) => (
+                ["AF", "AN", "AS", "EU", "NA", "OC", "SA"].contains(&text.as_str()),
+                "AF, AN, AS, EU, NA, OC or SA",
+            ),
+            Area::Country(_) => (letters(&text, 2), "two letters as in ISO 3166-1, like DE"),
+            Area::Subdivision(_) => (
+                text.split_once('-').is_some_and(|(country, rest)| letters(country, 2) && part(rest)),
+                "as in ISO 3166-2, like US-CA",
+            ),
+        };
+        match right {
+            true => Ok(text),
+            false => Err(self.problem(code, format!("{:?} is not {example}", code.get_ref()))),
+        }
+    }
+}
+
+/// When a file was written, seconds since the Unix epoch, for the zone's serial; 0 where that is not
+/// known.
+fn modified(path: &Path) -> u32 {
+    let time = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let age = time.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    age.map_or(0, |age| age.as_secs() as u32)
+}
