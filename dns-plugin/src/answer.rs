@@ -7,6 +7,7 @@ pub use why::client_prefix;
 
 use crate::view::View;
 use crate::zone::{Binding, CHAIN_MAX, Checked, Node};
+pub(crate) use find::exists;
 use find::{Built, Found, find};
 use godwit_core::time::Time;
 use godwit_map::{Answer, MemberInput, SiteRef};

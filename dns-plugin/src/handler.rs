@@ -4,7 +4,7 @@
 //! claims, and answers malformed subnets. So this handler stands in its place: it screens the raw
 //! bytes, answers from the current view, and writes the OPT record itself.
 
-use crate::answer::{Answerer, Cache, Question, Reply};
+use crate::answer::{Answerer, Cache, Question, Reply, exists};
 use crate::clock::Clock;
 use crate::dnssec::{Asked, Asker, SignError, Signer};
 use crate::edns::{self, Manners};
@@ -194,7 +194,7 @@ impl Handler {
             dnssec_ok: opt.is_some_and(|opt| opt.dnssec_ok),
             compact_ok: opt.is_some_and(|opt| opt.compact_ok),
             asker,
-            set_up: reply.cache != Cache::Never,
+            set_up: reply.cache != Cache::Never && exists(view, question.name),
         };
         let types = |name: &Name| answerer.types_at(name).unwrap_or_default();
         let refused = match signer.sign(now, &asked, types, &mut reply) {

@@ -62,6 +62,11 @@ pub(crate) fn find<'v>(view: &'v View, name: &Name) -> Option<Found<'v>> {
     Some(Found { built: Built::Nothing, node: Some(node), challenges: &[], site })
 }
 
+/// Whether this very name exists, and not by a wildcard: of such names there are only so many.
+pub(crate) fn exists(view: &View, name: &Name) -> bool {
+    Path::of(name, view.zone.labels()).is_some_and(|path| exact(view, &path).is_some())
+}
+
 /// What stands at this very name.
 fn exact<'v>(view: &'v View, path: &Path) -> Option<Found<'v>> {
     let (zone, generation) = (&view.zone, &view.generation);

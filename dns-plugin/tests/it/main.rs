@@ -7,6 +7,7 @@ mod garbage;
 mod protocol;
 mod records;
 mod subnet;
+mod validators;
 
 use arc_swap::ArcSwap;
 use godwit_core::certificate::{Role, Serial};
