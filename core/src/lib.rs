@@ -23,6 +23,7 @@ pub mod health;
 pub mod key;
 pub mod member;
 pub mod name;
+pub mod observation;
 pub mod placement;
 mod random;
 pub mod record;

@@ -14,9 +14,9 @@ use crate::content::{SiteVersion, VersionNumber};
 use crate::health::{Check, Verdict};
 use crate::key::{BadSignature, Domain, MemberId, PublicKey, SecretKey, Signature};
 use crate::name::SiteName;
+use crate::observation::ClientRtt;
 use crate::time::Time;
 use crate::wire;
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -208,9 +208,8 @@ pub struct Observations {
     pub sequence: u64,
     /// How long it holds after it was heard.
     pub lifetime: Duration,
-    /// Client prefix (/24 or /48) and smoothed round-trip time in microseconds, sorted by prefix,
-    /// at most [`OBSERVATIONS_MAX`].
-    pub rtts: Vec<(IpNet, u32)>,
+    /// Sorted by prefix, each once, at most [`OBSERVATIONS_MAX`].
+    pub rtts: Vec<ClientRtt>,
 }
 
 /// Soft state whose contents only those look into who know its kind. All others hold it and hand it

@@ -2,8 +2,10 @@
 
 use crate::eligible::{Eligible, Exclusion, Tier, eligible, exclusion, is_full};
 use crate::estimate::Source;
+use crate::explore;
 use crate::geo::GeoDb;
 use crate::inputs::{Health, Inputs, MemberInput, SiteInput};
+use crate::observe::Measurement;
 use crate::table::{Candidate, Knowledge, Locality, Picks, Table, Told, client_prefix, tell};
 use crate::why::{self, Why};
 use godwit_core::certificate::Role;
@@ -140,6 +142,8 @@ pub struct Ranked {
     pub rtt_estimate_us: Option<u32>,
     /// Where the estimate comes from.
     pub source: Source,
+    /// What it was measured on, if it was.
+    pub measured: Option<Measurement>,
     /// Great-circle distance to the client, where known.
     pub distance_km: Option<u32>,
     /// Whether the client is told of it.
@@ -394,6 +398,7 @@ impl Generation {
             held: member.holds(site.input.site.as_str()),
             rtt_estimate_us: candidate.estimate.rtt_us,
             source: candidate.estimate.source,
+            measured: candidate.estimate.measured.map(Measurement::from),
             distance_km: candidate.estimate.distance_km,
             told: told.place(candidate.member).is_some(),
         }
@@ -410,7 +415,12 @@ impl Generation {
         let (told, _) = self.table(site).get(client);
         // Those of whom nothing is known are divided anew each time, and a rule is a rule: nothing is kept.
         let chosen = !matches!(ordered_as, Locality::Unknown(_) | Locality::Rule(_));
-        let kept = fresh.first() != told.first() && chosen;
+        let explored = chosen
+            && self.knowledge.explores(&self.inputs, client)
+            && explore::candidates(&self.inputs, &order)
+                .into_iter()
+                .any(|member| Some(member) == told.first());
+        let kept = fresh.first() != told.first() && chosen && !explored;
         let excluded =
             (0..).zip(&self.inputs.members).filter(|(index, _)| !self.table(site).members().contains(index));
         Some(why::explain(why::Facts {
@@ -419,8 +429,9 @@ impl Generation {
             client,
             locality,
             place: self.knowledge.geo.lookup(client),
-            landmark: landmark.map(|landmark| self.inputs.members[landmark.member as usize].name.clone()),
+            landmark: landmark.map(|landmark| self.inputs.members[landmark as usize].name.clone()),
             kept,
+            explored,
             rule: self.knowledge.geo.rule(client),
             excluded: excluded.map(|(index, member)| (member, self.exclusion_of(site, index))).collect(),
             ranking,

@@ -4,6 +4,7 @@
 //! redirector, and so that they can be kept on disk and answered from at the next start when no
 //! peer is there ([`Inputs::to_bytes`]).
 
+use crate::explore::Exploration;
 use godwit_core::certificate::{Role, Serial};
 use godwit_core::content::VersionNumber;
 use godwit_core::demand::{Capacity, Demand};
@@ -11,6 +12,7 @@ use godwit_core::geo::Coordinates;
 use godwit_core::health::{Agreed, Failure};
 use godwit_core::key::MemberId;
 use godwit_core::name::{CheckName, MemberName, RegionName, SiteName, ZoneName};
+use godwit_core::observation::ClientRtt;
 use godwit_core::time::Time;
 use godwit_core::wire;
 use ipnet::IpNet;
@@ -37,9 +39,11 @@ pub struct Inputs {
     pub members: Vec<MemberInput>,
     /// The sites, each once.
     pub sites: Vec<SiteInput>,
-    /// Round-trip time from a member to a client prefix (IPv4 /24, IPv6 /48; others are ignored),
-    /// microseconds. Their ageing is the lifetime of the soft state that they came in.
-    pub observations: Vec<(MemberId, IpNet, u32)>,
+    /// Round-trip times to client prefixes (IPv4 /24, IPv6 /48; others are ignored), by the member
+    /// that measured them.
+    pub observations: Vec<(MemberId, ClientRtt)>,
+    /// Which clients measure replicas that nothing is known of yet, if any do.
+    pub exploration: Option<Exploration>,
     /// The sites that are rather not answered than answered with members whose checks all fail,
     /// sorted: *fail closed*. The others are answered as if the checks were wrong: *fail static*.
     pub closed: Vec<SiteName>,
@@ -241,6 +245,7 @@ impl Inputs {
             members: Vec::new(),
             sites: Vec::new(),
             observations: Vec::new(),
+            exploration: None,
             closed: Vec::new(),
             demands: Vec::new(),
         }
@@ -301,7 +306,8 @@ pub(crate) mod tests {
     #[test]
     fn saved_inputs_are_read_back_or_refused() {
         let mut inputs = inputs(vec![node(1, 48.9, 2.4), node(2, 35.7, 139.7)]);
-        inputs.observations.push((inputs.members[0].id, "192.0.2.0/24".parse().unwrap(), 12_000));
+        let rtt = ClientRtt::new("192.0.2.0/24".parse().unwrap(), 12_000);
+        inputs.observations.push((inputs.members[0].id, rtt));
         let bytes = inputs.to_bytes();
         assert_eq!(Inputs::from_bytes(&bytes), Ok(inputs));
         assert_eq!(Inputs::from_bytes(b"something else"), Err(LoadError::Mark));

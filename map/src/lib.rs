@@ -19,9 +19,10 @@
 //! 2. `eligible`: for each site, members are ruled out with a reason (not a node, not certified,
 //!    out of reach, stale, draining, full…); when nobody is left, the rules give way one by one
 //!    until somebody is: an answer is never empty while the site has any node.
-//! 3. `estimate`: geography makes the short list, measured round-trip times make the choice:
-//!    those observed from the client's prefix first, those measured between members second,
-//!    distance last; what is not measured is estimated hopefully, so that it gets tried.
+//! 3. `observe` and `physics`: what members measured is gathered by client prefix and place; what
+//!    light forbids is set aside, so that no member draws clients by claiming to be near them.
+//!    `estimate`: measured round-trip times decide; what was not measured is estimated from what
+//!    was, and from distance. `explore`: a small share of clients tries what may be better.
 //! 4. `table`: the choices of every run are merged where they are equal, so that a lookup is one
 //!    binary search and tells the widest prefix over which the answer holds (the ECS scope of
 //!    RFC 7871).
@@ -44,11 +45,14 @@
 
 mod eligible;
 mod estimate;
+mod explore;
 mod generation;
 pub mod geo;
 mod index;
 mod inputs;
 mod mmdb;
+mod observe;
+mod physics;
 mod range;
 pub mod rules;
 mod split;
@@ -57,11 +61,13 @@ pub mod why;
 
 pub use eligible::{Exclusion, Tier};
 pub use estimate::Source;
+pub use explore::Exploration;
 pub use generation::{Answer, Choice, ChoiceKey, Generation, Ranked, Ranking, SiteRef};
 pub use geo::{GeoDb, GeoError};
 pub use inputs::{
     CheckInput, DemandInput, Health, Hosting, Inputs, LoadError, MemberInput, Service, SiteInput,
 };
+pub use observe::Measurement;
 pub use rules::Rules;
 pub use why::Why;
 

@@ -9,9 +9,11 @@
 //! densely, so that whoever encodes them beforehand keeps an array ([`Table::choose`]).
 
 use crate::estimate::{Client, Estimate, Estimator, Source, materially_better};
+use crate::explore::{self, Exploration};
 use crate::geo::{GeoDb, Place, PlaceId, Point};
 use crate::index::Indexed;
 use crate::inputs::Inputs;
+use crate::observe::Observed;
 use crate::range::{Bits, Ranges};
 use crate::rules::{self, RuleId};
 use crate::split::{Share, Split, client_number, even_pairs, mix, score};
@@ -27,9 +29,6 @@ pub const PICKS_MAX: usize = 8;
 /// Of replicas that were ranked so many are told at most: enough to fail over without asking again,
 /// few enough for a small reply.
 const EQUALS_MAX: usize = 3;
-/// The nearest replicas that are looked at more closely. Measured on 241 cities: the best of 20
-/// replicas is among the 8 nearest for 97 % of clients.
-const SHORT_LIST: usize = 8;
 /// Clients without a known place are told apart by so many leading bits.
 pub(crate) const CLIENT_V4_LEN: u8 = 24;
 /// See [`CLIENT_V4_LEN`].
@@ -42,10 +41,9 @@ const SPLIT: u32 = 1 << 31;
 pub(crate) struct Knowledge {
     pub(crate) geo: GeoDb,
     pub(crate) estimator: Estimator,
-    /// Round-trip times by client prefix and member, µs.
-    observed: BTreeMap<IpNet, BTreeMap<u32, u32>>,
-    /// Medians of the above by place.
-    nearby: BTreeMap<Coordinates, BTreeMap<u32, u32>>,
+    observed: Observed,
+    /// The lots of those that explore, if any do.
+    lots: Option<Ranges<u32, Option<u32>>>,
     /// One number for each member, for hashing.
     seeds: Vec<u64>,
 }
@@ -127,7 +125,7 @@ impl Picks {
         self.members[..usize::from(self.len)].iter().copied()
     }
 
-    fn of(member: Option<u32>) -> Picks {
+    pub(crate) fn of(member: Option<u32>) -> Picks {
         let mut picks = Picks::default();
         member.iter().for_each(|member| picks.push(*member));
         picks
@@ -169,46 +167,28 @@ impl Told {
 
 impl Knowledge {
     pub(crate) fn new(inputs: &Inputs, geo: &GeoDb) -> Knowledge {
-        let numbers: BTreeMap<MemberId, u32> =
-            inputs.members.iter().zip(0..).filter(|(m, _)| m.certified).map(|(m, i)| (m.id, i)).collect();
-        let mut observed: BTreeMap<IpNet, BTreeMap<u32, u32>> = BTreeMap::new();
-        for (member, prefix, rtt) in &inputs.observations {
-            let Some(member) = numbers.get(member) else { continue };
-            // Only whole client prefixes: they never overlap, and one member cannot speak for
-            // half the internet.
-            if *prefix == client_prefix(prefix.addr()) {
-                observed.entry(*prefix).or_default().insert(*member, *rtt);
-            }
-        }
-        let mut by_place: BTreeMap<Coordinates, BTreeMap<u32, Vec<u32>>> = BTreeMap::new();
-        for (prefix, rtts) in &observed {
-            let Some((_, place)) = geo.lookup(prefix.addr()) else { continue };
-            for (member, rtt) in rtts {
-                by_place.entry(place).or_default().entry(*member).or_default().push(*rtt);
-            }
-        }
-        let median = |mut rtts: Vec<u32>| {
-            rtts.sort_unstable();
-            rtts[rtts.len() / 2]
-        };
-        let nearby = by_place
-            .into_iter()
-            .map(|(place, members)| (place, members.into_iter().map(|(m, rtts)| (m, median(rtts))).collect()))
-            .collect();
+        let estimator = Estimator::new(inputs);
+        let observed = Observed::new(inputs, geo, &estimator);
         let seed = |id: &MemberId| id.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let seeds = inputs.members.iter().map(|member| seed(&member.id)).collect();
-        Knowledge { geo: geo.clone(), estimator: Estimator::new(inputs), observed, nearby, seeds }
+        let lots = inputs.exploration.map(Exploration::lots);
+        Knowledge { geo: geo.clone(), estimator, observed, lots, seeds }
+    }
+
+    /// Whether a client is among those that explore.
+    pub(crate) fn explores(&self, inputs: &Inputs, client: IpAddr) -> bool {
+        inputs.exploration.is_some_and(|exploration| exploration.lot(client_prefix(client)).is_some())
     }
 
     /// To which locality an address belongs, and what is known of it.
     pub(crate) fn locate(&self, address: IpAddr) -> (Locality, Client) {
         let prefix = client_prefix(address);
-        if self.observed.contains_key(&prefix) {
+        if self.observed.knows(&prefix) {
             return (Locality::Prefix(prefix), self.observed_client(prefix));
         }
         match self.geo.whereabouts(address) {
             Some(Place::Point(point)) => {
-                (Locality::Place(point.coordinates), self.client_at(point.coordinates))
+                (Locality::Place(point.coordinates), self.observed.at(point.coordinates))
             }
             Some(Place::Rule(rule)) => (Locality::Rule(*rule), Client::default()),
             None => (Locality::Unknown(prefix), Client::default()),
@@ -216,21 +196,11 @@ impl Knowledge {
     }
 
     fn observed_client(&self, prefix: IpNet) -> Client {
-        let at = self.geo.lookup(prefix.addr()).map(|(_, place)| self.client_at(place));
-        let observed = self.observed.get(&prefix).cloned().unwrap_or_default();
-        Client { observed, ..at.unwrap_or_default() }
+        self.observed.of(&prefix, self.geo.lookup(prefix.addr()).map(|(_, place)| place))
     }
 
-    fn client_at(&self, place: Coordinates) -> Client {
-        Client {
-            point: Some(crate::geo::Point::new(place)),
-            observed: BTreeMap::new(),
-            nearby: self.nearby.get(&place).cloned().unwrap_or_default(),
-        }
-    }
-
-    /// The members of a set, best first for a client: the short list by estimated round-trip time,
-    /// then the others by distance.
+    /// The members of a set, best first for a client: by estimated round-trip time, then those of
+    /// which nothing can be said.
     pub(crate) fn order(
         &self,
         inputs: &Inputs,
@@ -246,22 +216,11 @@ impl Knowledge {
             let members = self.ruled(inputs, members, locality).into_iter();
             return members.map(|(_, member)| Candidate { member, estimate }).collect();
         }
-        let landmark = self.estimator.landmark(client);
-        let mut candidates: Vec<Candidate> = members
-            .iter()
-            .map(|member| Candidate {
-                member: *member,
-                estimate: self.estimator.estimate(client, landmark.as_ref(), *member),
-            })
-            .collect();
-        let measured = |candidate: &Candidate| {
-            matches!(candidate.estimate.source, Source::Observed | Source::Nearby) || client.point.is_none()
-        };
-        candidates.sort_by_key(|c| (!measured(c), c.estimate.distance_km.unwrap_or(u32::MAX), c.member));
-        let measured = candidates.iter().filter(|candidate| measured(candidate)).count();
-        let short = candidates.len().min(measured + SHORT_LIST);
+        let outlook = self.estimator.outlook(client);
+        let estimate = |member: &u32| Candidate { member: *member, estimate: outlook.estimate(*member) };
+        let mut candidates: Vec<Candidate> = members.iter().map(estimate).collect();
         let tie = |member: u32| std::cmp::Reverse(self.score(member, locality.number()));
-        candidates[..short].sort_by_key(|c| (c.estimate.rtt_us.unwrap_or(u32::MAX), tie(c.member)));
+        candidates.sort_by_key(|c| (c.estimate.rtt_us.unwrap_or(u32::MAX), tie(c.member)));
         candidates
     }
 
@@ -350,28 +309,34 @@ impl Table {
         };
         compiler.unknown = compiler.even_split();
         let unknown = compiler.unknown;
-        let places: Vec<u32> = knowledge
+        let places: Vec<Value> = knowledge
             .geo
             .whole()
             .iter()
             .map(|place| match place {
-                Place::Point(Point { coordinates, .. }) => {
-                    compiler.locality(Locality::Place(*coordinates), knowledge.client_at(*coordinates))
-                }
-                Place::Rule(rule) => compiler.rule(*rule),
+                Place::Point(Point { coordinates, .. }) => compiler.place(*coordinates),
+                Place::Rule(rule) => Value::same(compiler.rule(*rule)),
             })
             .collect();
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for prefix in knowledge.observed.keys() {
-            let answer = compiler.locality(Locality::Prefix(*prefix), knowledge.observed_client(*prefix));
+        for prefix in knowledge.observed.prefixes() {
+            let answer = compiler.prefix(prefix);
             match prefix {
                 IpNet::V4(net) => v4.push(Block::new(u32::from(net.network()), net.prefix_len(), answer)),
                 IpNet::V6(net) => v6.push(Block::new(u128::from(net.network()), net.prefix_len(), answer)),
             }
         }
-        let value = |place: PlaceId| places.get(place.index()).copied().unwrap_or(unknown);
-        let v4 = Indexed::new(overlay(knowledge.geo.v4(), value, &v4));
-        let v6 = Indexed::new(overlay(knowledge.geo.v6(), value, &v6));
+        let unknown_place = Value::same(unknown);
+        let value = |place: PlaceId| places.get(place.index()).unwrap_or(&unknown_place);
+        let told = |place: PlaceId| value(place).told;
+        let drawn = |place: PlaceId, lot: Option<u32>| {
+            lot.and_then(|lot| explore::draw(&value(place).explored, lot)).unwrap_or(told(place))
+        };
+        let v4 = match &knowledge.lots {
+            Some(lots) => overlay(&knowledge.geo.v4().combine(lots, drawn), |value| value, &v4),
+            None => overlay(knowledge.geo.v4(), told, &v4),
+        };
+        let (v4, v6) = (Indexed::new(v4), Indexed::new(overlay(knowledge.geo.v6(), told, &v6)));
         let Compiler { members, numbers, splits, mut told, .. } = compiler;
         told.sort_unstable();
         let (answers, splits) = (in_order(numbers), in_order(splits));
@@ -451,15 +416,36 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    fn locality(&mut self, locality: Locality, client: Client) -> u32 {
-        let order = self.knowledge.order(self.inputs, &self.members, locality, &client);
+    fn place(&mut self, place: Coordinates) -> Value {
+        self.locality(Locality::Place(place), &self.knowledge.observed.at(place))
+    }
+
+    /// The value of an observed prefix: what it explores, if it does, counts for this generation
+    /// only.
+    fn prefix(&mut self, prefix: IpNet) -> u32 {
+        let value = self.locality(Locality::Prefix(prefix), &self.knowledge.observed_client(prefix));
+        let lot = self.inputs.exploration.and_then(|exploration| exploration.lot(prefix));
+        lot.and_then(|lot| explore::draw(&value.explored, lot)).unwrap_or(value.told)
+    }
+
+    fn locality(&mut self, locality: Locality, client: &Client) -> Value {
+        let order = self.knowledge.order(self.inputs, &self.members, locality, client);
         if order.iter().all(|candidate| candidate.estimate.rtt_us.is_none()) {
             // Its place is known but no replica's is: as good as unknown.
-            return self.unknown;
+            return Value::same(self.unknown);
         }
-        let number = self.number(tell(self.inputs, &order, (self.before)(locality)));
+        let told = tell(self.inputs, &order, (self.before)(locality));
+        let number = self.number(told);
         self.told.push((locality, number));
-        number
+        let candidates = match self.inputs.exploration {
+            Some(_) => explore::candidates(self.inputs, &order),
+            None => Vec::new(),
+        };
+        let explored = candidates.into_iter().map(|member| {
+            let told = explore::told(self.inputs, member, told);
+            self.number(told)
+        });
+        Value { told: number, explored: explored.collect() }
     }
 
     /// The answer under a rule, whatever it was before: what is listed needs no steadying.
@@ -502,6 +488,21 @@ impl Compiler<'_> {
     }
 }
 
+/// What the clients of a locality get.
+struct Value {
+    /// Most of them.
+    told: u32,
+    /// Those that explore: answers by the lot.
+    explored: Vec<u32>,
+}
+
+impl Value {
+    /// The same for all.
+    fn same(told: u32) -> Value {
+        Value { told, explored: Vec::new() }
+    }
+}
+
 /// A block of addresses with its own answer.
 struct Block<B> {
     low: B,
@@ -517,9 +518,9 @@ impl<B: Bits> Block<B> {
 }
 
 /// Lays `blocks` (ascending, disjoint) over the runs of `base`.
-fn overlay<B: Bits>(
-    base: &Ranges<B, PlaceId>,
-    value: impl Fn(PlaceId) -> u32,
+fn overlay<B: Bits, V: Copy + PartialEq>(
+    base: &Ranges<B, V>,
+    value: impl Fn(V) -> u32,
     blocks: &[Block<B>],
 ) -> Ranges<B, u32> {
     let mut runs = base.runs().peekable();
@@ -531,9 +532,10 @@ fn overlay<B: Bits>(
         Some(out) => out.push(start, value),
         None => *out = Some(Ranges::builder(value)),
     };
-    while let Some((start, place)) = runs.next() {
+    let lowest = base.runs().next().map(|(_, lowest)| lowest);
+    while let Some((start, at)) = runs.next() {
         let after = runs.peek().map(|(next, _)| *next);
-        let answer = value(place);
+        let answer = value(at);
         let Some(mut cursor) = free.map(|free| free.max(start)) else { break };
         let inside = |address: B| after.is_none_or(|after| address < after);
         while let Some(block) = blocks.next_if(|block| inside(block.low)) {
@@ -551,5 +553,5 @@ fn overlay<B: Bits>(
             push(cursor, answer, &mut out);
         }
     }
-    out.unwrap_or_else(|| Ranges::all(value(PlaceId::NONE)))
+    out.unwrap_or_else(|| Ranges::all(lowest.map_or(0, value)))
 }

@@ -7,6 +7,7 @@ use crate::eligible::{Exclusion, Tier};
 use crate::estimate::Source;
 use crate::generation::{Generation, Ranking};
 use crate::inputs::{CheckInput, Health, MemberInput, SiteInput};
+use crate::observe::Measurement;
 use crate::rules::Rule;
 use crate::table::Locality;
 use godwit_core::content::VersionNumber;
@@ -42,6 +43,8 @@ pub struct Why {
     /// Whether the first replica stands first because it did before, and no other is materially
     /// better.
     pub kept: bool,
+    /// Whether the client measures the first replica for others in this epoch.
+    pub explored: bool,
     /// Every member that has or had a chance: the ranked ones, best first, then the excluded ones.
     pub replicas: Vec<Reasons>,
 }
@@ -100,6 +103,8 @@ pub struct Reasons {
     pub rtt_estimate_us: Option<u32>,
     /// Where the estimate comes from.
     pub source: Source,
+    /// What it was measured on, if it was.
+    pub measured: Option<Measurement>,
     /// Great-circle distance to the client, where known.
     pub distance_km: Option<u32>,
     /// What its peers make of it.
@@ -137,12 +142,25 @@ pub(crate) struct Facts<'a> {
     pub(crate) rule: Option<(IpNet, &'a Rule)>,
     pub(crate) landmark: Option<MemberName>,
     pub(crate) kept: bool,
+    pub(crate) explored: bool,
     pub(crate) excluded: Vec<(&'a MemberInput, Option<Exclusion>)>,
     pub(crate) ranking: Ranking,
 }
 
 pub(crate) fn explain(facts: Facts<'_>) -> Why {
-    let Facts { generation, site, client, locality, place, rule, landmark, kept, excluded, ranking } = facts;
+    let Facts {
+        generation,
+        site,
+        client,
+        locality,
+        place,
+        rule,
+        landmark,
+        kept,
+        explored,
+        excluded,
+        ranking,
+    } = facts;
     let reasons = |member: &MemberInput| Reasons {
         rank: None,
         told: false,
@@ -154,6 +172,7 @@ pub(crate) fn explain(facts: Facts<'_>) -> Why {
         http_port: member.http_port,
         rtt_estimate_us: None,
         source: Source::Unknown,
+        measured: None,
         distance_km: None,
         health: member.state,
         ready: member.ready,
@@ -169,6 +188,7 @@ pub(crate) fn explain(facts: Facts<'_>) -> Why {
             told: ranked.told,
             rtt_estimate_us: ranked.rtt_estimate_us,
             source: ranked.source,
+            measured: ranked.measured,
             distance_km: ranked.distance_km,
             ..reasons(generation.member(&ranked.member)?)
         })
@@ -203,6 +223,7 @@ pub(crate) fn explain(facts: Facts<'_>) -> Why {
         tier: ranking.tier,
         scope: IpNet::new(client, ranking.scope).map_or(IpNet::from(client), |net| net.trunc()),
         kept,
+        explored,
         replicas: ranked.chain(excluded).collect(),
     }
 }

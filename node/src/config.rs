@@ -120,13 +120,28 @@ impl Default for StoreConfig {
 }
 
 /// How clients are led to nodes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MapConfig {
     /// A MaxMind database (mmdb) with locations. Without one, clients are placed by measured
     /// round-trip times alone. The file is read again when it changes; a broken one is reported and
     /// the one before stays in force.
     pub geoip: Option<PathBuf>,
+    /// How many of a thousand client blocks (IPv4 /20, IPv6 /40) measure for the others: they are
+    /// told a replica that may be better than the best measured one, 0 to 1000; 0 for none. All
+    /// redirectors of a network should have the same.
+    pub explore_permille: u16,
+    /// Each so many seconds other blocks do, 60 to 86,400. All redirectors of a network should have
+    /// the same.
+    pub explore_epoch_secs: u32,
+}
+
+impl Default for MapConfig {
+    fn default() -> MapConfig {
+        // One client in fifty, for ten minutes each: a place with fifty blocks knows its best of
+        // twenty replicas within an hour or two of clients.
+        MapConfig { geoip: None, explore_permille: 20, explore_epoch_secs: 600 }
+    }
 }
 
 /// Serving sites.
@@ -208,6 +223,8 @@ impl Config {
         within("store.cache_disk_mib", self.store.cache_disk_mib, 0, 1 << 30)?;
         within("store.collect_period_secs", self.store.collect_period_secs, 10, 86_400)?;
         within("store.collect_after_secs", self.store.collect_after_secs, 1, 2_592_000)?;
+        within("map.explore_permille", self.map.explore_permille, 0, 1000)?;
+        within("map.explore_epoch_secs", self.map.explore_epoch_secs, 60, 86_400)?;
         within("http.connections_max", self.http.connections_max, 1, 1_000_000)?;
         within("http.connections_per_address_max", self.http.connections_per_address_max, 1, 1_000_000)?;
         within("http.idle_timeout_ms", self.http.idle_timeout_ms, 100, 3_600_000)?;

@@ -5,15 +5,16 @@
 //! wait; then one more generation takes them all in. What the last map was made of is saved every
 //! few seconds and at the end: a redirector that starts without peers answers from it.
 
+use crate::config::MapConfig;
 use crate::datadir::DataDir;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
 use godwit_core::key::MemberId;
 use godwit_core::name::ZoneName;
-use godwit_map::{Generation, GeoDb, Health, Inputs, Shared};
+use godwit_core::time::Time;
+use godwit_map::{Exploration, Generation, GeoDb, Health, Inputs, Shared};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -35,7 +36,7 @@ pub(crate) struct Keeper {
     shared: Shared,
     zone: ZoneName,
     dir: DataDir,
-    geoip: Option<PathBuf>,
+    config: MapConfig,
     geo: GeoDb,
     /// What was found when the file was last tried: nothing, or a file that looked like this.
     tried: Option<Option<Fingerprint>>,
@@ -55,17 +56,12 @@ struct Fingerprint {
 
 impl Keeper {
     /// Loads what was saved at the last run and makes the first generation of it. Blocks.
-    pub(crate) fn load(
-        zone: ZoneName,
-        dir: DataDir,
-        geoip: Option<PathBuf>,
-        metrics: Arc<Metrics>,
-    ) -> Keeper {
+    pub(crate) fn load(zone: ZoneName, dir: DataDir, config: MapConfig, metrics: Arc<Metrics>) -> Keeper {
         let mut keeper = Keeper {
             shared: Arc::new(arc_swap::ArcSwap::from_pointee(Generation::empty(zone.clone()))),
             zone,
             dir,
-            geoip,
+            config,
             geo: GeoDb::empty(),
             tried: None,
             started: Instant::now(),
@@ -134,6 +130,7 @@ impl Keeper {
             keeper.number += 1;
             let previous = keeper.shared.load_full();
             let mut inputs = snapshot.inputs(&keeper.zone, keeper.number);
+            inputs.exploration = keeper.exploration(inputs.time);
             let young = keeper.started.elapsed() < YOUNG;
             remember(&mut inputs, previous.inputs(), |id| snapshot.is_heard(id), young);
             let generation = Generation::compute(&inputs, &keeper.geo, Some(&previous));
@@ -147,10 +144,19 @@ impl Keeper {
         blocking(self, compute).await.0
     }
 
+    /// Who explores at `now`. All members' clocks agree well enough: for as long as they do not,
+    /// redirectors send different clients to try a replica, and no harm is done.
+    fn exploration(&self, now: Time) -> Option<Exploration> {
+        let period = u64::from(self.config.explore_epoch_secs.max(1)) * 1000;
+        let exploration =
+            Exploration { epoch: now.as_millis() / period, permille: self.config.explore_permille };
+        (exploration.permille > 0).then_some(exploration)
+    }
+
     /// Loads the GeoIP file if it is another one than the last that was tried; whether a new one
     /// is in use.
     fn reload(&mut self) -> bool {
-        let Some(path) = self.geoip.clone() else { return false };
+        let Some(path) = self.config.geoip.clone() else { return false };
         let found = std::fs::metadata(&path).map(|metadata| Fingerprint::of(&metadata)).ok();
         if self.tried == Some(found) {
             return false;
@@ -329,7 +335,8 @@ mod tests {
         let dir = DataDir::new(temp.path());
         let zone = "edge.example".parse().unwrap();
         let metrics = Arc::new(Metrics::new());
-        let mut keeper = Keeper::load(zone, dir, Some(path.clone()), metrics.clone());
+        let config = MapConfig { geoip: Some(path.clone()), ..MapConfig::default() };
+        let mut keeper = Keeper::load(zone, dir, config, metrics.clone());
         assert_eq!(metrics.geoip_fresh.get(), 0);
         keeper.geo = GeoDb::from_networks([(
             "192.0.2.0/24".parse().unwrap(),

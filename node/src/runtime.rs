@@ -59,6 +59,9 @@ const STOP_MAX: Duration = Duration::from_secs(8);
 /// How often load and client round-trip times are told to the machine.
 const LOAD_PERIOD: Duration = Duration::from_secs(1);
 const RTTS_PERIOD: Duration = Duration::from_secs(5);
+/// Round-trip times that did not change are told again after this long: what was told holds for
+/// five minutes.
+const RTTS_REFRESH: Duration = Duration::from_secs(100);
 const DEMAND_PERIOD: Duration = Duration::from_secs(5);
 
 /// A member that was full says so until it is this far below, thousandths: the gap keeps clients
@@ -255,9 +258,9 @@ impl Runtime {
             .await?,
         );
         let keeper = blocking({
-            let (zone, dir, geoip) = (grant.zone.clone(), dir.clone(), config.map.geoip.clone());
+            let (zone, dir, map) = (grant.zone.clone(), dir.clone(), config.map.clone());
             let metrics = metrics.clone();
-            move || Ok::<_, StoreError>(Keeper::load(zone, dir, geoip, metrics))
+            move || Ok::<_, StoreError>(Keeper::load(zone, dir, map, metrics))
         })
         .await?;
         let generation = keeper.shared();
@@ -630,6 +633,7 @@ async fn tell_clients(clients: Clients, commands: mpsc::Sender<Command>, stop: C
     let mut rtts_at = tokio::time::interval(RTTS_PERIOD);
     let mut demand_at = tokio::time::interval(DEMAND_PERIOD);
     let mut told = (0, Vec::new());
+    let mut rtts_told = tokio::time::Instant::now();
     loop {
         let input = tokio::select! {
             () = stop.cancelled() => return,
@@ -641,8 +645,9 @@ async fn tell_clients(clients: Clients, commands: mpsc::Sender<Command>, stop: C
                 Input::Load(load)
             }
             _ = rtts_at.tick() => {
-                let recent = rtts.recent();
-                if recent == told.1 { continue }
+                let recent = rtts.told();
+                if recent == told.1 && rtts_told.elapsed() < RTTS_REFRESH { continue }
+                rtts_told = tokio::time::Instant::now();
                 told.1.clone_from(&recent);
                 Input::ClientRtts(recent)
             }

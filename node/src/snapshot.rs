@@ -10,10 +10,10 @@ use godwit_core::demand::{Capacity, Demand};
 use godwit_core::key::MemberId;
 use godwit_core::member::{Member, MemberView, State};
 use godwit_core::name::SiteName;
+use godwit_core::observation::ClientRtt;
 use godwit_core::record::RosterEntry;
 use godwit_core::time::Time;
 use godwit_map::{DemandInput, Health, Inputs, MemberInput, SiteInput};
-use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -27,7 +27,7 @@ pub(crate) struct Snapshot {
     /// The newest version of each site.
     pub(crate) sites: BTreeMap<SiteName, SiteVersion>,
     /// Client round-trip times, by who measured them.
-    pub(crate) observations: Vec<(MemberId, Vec<(IpNet, u32)>)>,
+    pub(crate) observations: Vec<(MemberId, Vec<ClientRtt>)>,
     /// What clients ask of each member, and what it can take.
     pub(crate) demands: BTreeMap<MemberId, Demand>,
 }
@@ -105,10 +105,7 @@ impl Snapshot {
 
     /// What the map is computed from.
     pub(crate) fn inputs(&self, zone: &godwit_core::name::ZoneName, number: u64) -> Inputs {
-        let flat = |(by, rtts): &(MemberId, Vec<(IpNet, u32)>)| {
-            let by = *by;
-            rtts.iter().map(move |(net, micros)| (by, *net, *micros)).collect::<Vec<_>>()
-        };
+        let observations = self.observations.iter().flat_map(|(by, rtts)| rtts.iter().map(|rtt| (*by, *rtt)));
         Inputs {
             zone: zone.clone(),
             time: self.time,
@@ -119,7 +116,8 @@ impl Snapshot {
                 .values()
                 .map(|version| SiteInput::published(version.site.clone(), version.number))
                 .collect(),
-            observations: self.observations.iter().flat_map(flat).collect(),
+            observations: observations.collect(),
+            exploration: None,
             closed: Vec::new(),
             demands: self.demands.iter().map(|(by, demand)| DemandInput::new(*by, demand)).collect(),
         }

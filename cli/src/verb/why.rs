@@ -73,6 +73,9 @@ fn text(why: &Value) -> String {
     if why["kept"] == Value::Bool(true) {
         text += "The first one stays first: no other is materially better.\n";
     }
+    if why["explored"] == Value::Bool(true) {
+        text += "The first one is being tried: this client measures it for its neighbours until the epoch ends.\n";
+    }
     let mut table =
         Table::new(&["", "REPLICA", "REGION", "RTT", "FROM", "DISTANCE", "HEALTH", "HOLDS", "EXCLUDED"]);
     for replica in why["replicas"].as_array().map_or(&[][..], Vec::as_slice) {
@@ -97,12 +100,21 @@ fn row(replica: &Value) -> Vec<String> {
         word(&replica["name"]),
         word(&replica["region"]),
         rtt,
-        word(&replica["source"]),
+        source(replica),
         distance,
         health,
         word(&replica["fresh"]["held"]),
         word(&replica["excluded_because"]),
     ]
+}
+
+/// Where an estimate comes from, and what a measured one rests on.
+fn source(replica: &Value) -> String {
+    let (source, measured) = (word(&replica["source"]), &replica["measured"]);
+    let Some(samples) = measured["samples"].as_u64() else { return source };
+    let bounded =
+        if measured["raised"] == Value::Bool(true) { ", less than light allows was told" } else { "" };
+    format!("{source} ({samples}, {}{bounded})", word(&measured["age"]))
 }
 
 /// A value as a word of a table.

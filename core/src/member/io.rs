@@ -8,10 +8,10 @@ use crate::demand::Demand;
 use crate::health::Verdict;
 use crate::key::MemberId;
 use crate::name::SiteName;
+use crate::observation::ClientRtt;
 use crate::record::{Key, Record};
 use crate::stats::Refused;
 use bytes::Bytes;
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -67,9 +67,9 @@ pub enum Input {
     Ready(bool),
     /// How busy this member is, thousandths of its capacity.
     Load(u16),
-    /// Smoothed round-trip times to client prefixes (/24, /48), microseconds: replaces those told
+    /// Round-trip times to client prefixes: replaces those told
     /// before.
-    ClientRtts(Vec<(IpNet, u32)>),
+    ClientRtts(Vec<ClientRtt>),
     /// What this member finds of others' services: replaces what it said before, and is told at
     /// once when an opinion has changed.
     Verdicts(Vec<Verdict>),

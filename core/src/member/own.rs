@@ -11,13 +11,13 @@ use crate::content::VersionNumber;
 use crate::health::{CHECKS_MAX, Check, VERDICTS_MAX, Verdict};
 use crate::key::MemberId;
 use crate::name::SiteName;
+use crate::observation::ClientRtt;
 use crate::record::{
     ADDRESSES_MAX, HELD_MAX, OBSERVATIONS_MAX, Observations, PEER_RTTS_MAX, Record, RosterEntry, Signed,
     Suspicion,
 };
 use crate::roster::Roster;
 use crate::time::Time;
-use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ pub(super) struct Own {
     told_doubts: BTreeMap<MemberId, Told>,
     doubt_sequence: u64,
     verdicts: Vec<Verdict>,
-    client_rtts: Option<Vec<(IpNet, u32)>>,
+    client_rtts: Option<Vec<ClientRtt>>,
     observations_at: Time,
     observations_sequence: u64,
     pub(super) demand: demand::Telling,
@@ -159,9 +159,9 @@ impl Own {
         }
     }
 
-    pub(super) fn set_client_rtts(&mut self, mut rtts: Vec<(IpNet, u32)>) {
+    pub(super) fn set_client_rtts(&mut self, mut rtts: Vec<ClientRtt>) {
         rtts.sort_unstable();
-        rtts.dedup_by_key(|(prefix, _)| *prefix);
+        rtts.dedup_by_key(|rtt| rtt.prefix);
         rtts.truncate(OBSERVATIONS_MAX);
         self.client_rtts = Some(rtts);
     }

@@ -6,10 +6,10 @@ use crate::content::SiteVersion;
 use crate::demand::{self, Demand};
 use crate::key::MemberId;
 use crate::name::SiteName;
+use crate::observation::ClientRtt;
 use crate::record::{Key, Record, RosterEntry};
 use crate::spread::Membership;
 use crate::time::Time;
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// How a member is judged from here.
@@ -114,7 +114,7 @@ impl<'a> View<'a> {
     }
 
     /// Round-trip times to client prefixes, microseconds, by the member that measured them.
-    pub fn observations(self) -> impl Iterator<Item = (MemberId, &'a [(IpNet, u32)])> {
+    pub fn observations(self) -> impl Iterator<Item = (MemberId, &'a [ClientRtt])> {
         self.records().filter_map(|record| match record {
             Record::Observations(observations) => Some((observations.by, &observations.body.rtts[..])),
             _ => None,

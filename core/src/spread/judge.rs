@@ -106,7 +106,7 @@ pub(crate) fn intrinsic(network: NetworkId, record: &Record) -> Result<(), Fault
             ensure(
                 lifetime_holds(body.lifetime)
                     && body.rtts.len() <= OBSERVATIONS_MAX
-                    && sorted(body.rtts.iter().map(|(prefix, _)| prefix)),
+                    && sorted(body.rtts.iter().map(|rtt| &rtt.prefix)),
             )?;
             observations.verify().map_err(Invalid::from)?;
         }

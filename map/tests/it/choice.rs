@@ -3,6 +3,7 @@
 use super::{CITIES, network, node};
 use godwit_core::content::VersionNumber;
 use godwit_core::geo::Coordinates;
+use godwit_core::observation::ClientRtt;
 use godwit_map::{Exclusion, Generation, GeoDb, Health, Inputs, Source, Tier};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -50,7 +51,8 @@ fn observed_times_overrule_geography() {
     let mut inputs = network();
     let (paris, frankfurt) = (inputs.members[0].id, inputs.members[5].id);
     let prefix: IpNet = "203.0.0.0/24".parse().unwrap();
-    inputs.observations = vec![(paris, prefix, 80_000), (frankfurt, prefix, 12_000)];
+    inputs.observations =
+        vec![(paris, ClientRtt::new(prefix, 80_000)), (frankfurt, ClientRtt::new(prefix, 12_000))];
     let generation = compute(&inputs, None);
     assert_eq!(first(&generation, client(0)), "frankfurt");
     let ranking = generation.rank(client(0), &"www".parse().unwrap()).unwrap();
@@ -65,11 +67,14 @@ fn an_observation_of_a_stranger_or_of_a_wide_prefix_counts_for_nothing() {
     let paris = inputs.members[0].id;
     inputs.members[5].certified = false;
     inputs.observations = vec![
-        (godwit_core::key::PublicKey::from_bytes([9; 32]), "203.0.1.0/24".parse().unwrap(), 1),
-        (inputs.members[5].id, "203.0.1.0/24".parse().unwrap(), 1),
-        (paris, "203.0.0.0/16".parse().unwrap(), 1),
-        (paris, "203.0.1.0/25".parse().unwrap(), 1),
-        (paris, "0.0.0.0/0".parse().unwrap(), 1),
+        (
+            godwit_core::key::PublicKey::from_bytes([9; 32]),
+            ClientRtt::new("203.0.1.0/24".parse().unwrap(), 1),
+        ),
+        (inputs.members[5].id, ClientRtt::new("203.0.1.0/24".parse().unwrap(), 1)),
+        (paris, ClientRtt::new("203.0.0.0/16".parse().unwrap(), 1)),
+        (paris, ClientRtt::new("203.0.1.0/25".parse().unwrap(), 1)),
+        (paris, ClientRtt::new("0.0.0.0/0".parse().unwrap(), 1)),
     ];
     assert_eq!(stranger.id, paris);
     assert_eq!(first(&compute(&inputs, None), client(1)), "tokyo");
@@ -82,7 +87,7 @@ fn times_between_members_overrule_distance_for_clients_near_one_of_them() {
     let mut inputs = network();
     inputs.members[0].draining = true;
     let to = |n: usize, ms: u32| (node(n).id, ms * 1000);
-    inputs.members[0].peer_rtts = vec![to(1, 250), to(2, 280), to(3, 120), to(4, 70), to(5, 95)];
+    inputs.members[0].peer_rtts = vec![to(1, 250), to(2, 280), to(3, 140), to(4, 110), to(5, 160)];
     assert_eq!(first(&compute(&inputs, None), client(0)), "sao-paulo");
 }
 
@@ -103,7 +108,8 @@ fn a_choice_is_kept_until_another_is_materially_better() {
     let observed = |paris: u32, frankfurt: u32| {
         let mut inputs = network();
         let ids = (inputs.members[0].id, inputs.members[5].id);
-        inputs.observations = vec![(ids.0, prefix, paris), (ids.1, prefix, frankfurt)];
+        inputs.observations =
+            vec![(ids.0, ClientRtt::new(prefix, paris)), (ids.1, ClientRtt::new(prefix, frankfurt))];
         inputs
     };
     let start = compute(&observed(20_000, 25_000), None);
@@ -122,14 +128,15 @@ fn a_choice_is_kept_until_another_is_materially_better() {
 fn only_materially_equal_replicas_are_told_together() {
     let prefix: IpNet = "203.0.0.0/24".parse().unwrap();
     let mut inputs = network();
-    let times = [20_000, 21_500, 21_900, 22_000, 23_000, 90_000];
-    inputs.observations = times.iter().zip(&inputs.members).map(|(rtt, m)| (m.id, prefix, *rtt)).collect();
+    let times = [200_000, 205_000, 209_000, 210_000, 230_000, 290_000];
+    inputs.observations =
+        times.iter().zip(&inputs.members).map(|(rtt, m)| (m.id, ClientRtt::new(prefix, *rtt))).collect();
     let generation = compute(&inputs, None);
     let told: Vec<String> =
         generation.answer(client(0), "www").unwrap().v4().map(|(m, _)| m.region.to_string()).collect();
     assert_eq!(told, ["paris", "tokyo", "sydney"], "three at most, the best first");
     inputs.observations.truncate(1);
-    inputs.observations.push((inputs.members[5].id, prefix, 22_500));
+    inputs.observations.push((inputs.members[5].id, ClientRtt::new(prefix, 225_000)));
     let answer = compute(&inputs, None);
     assert_eq!(answer.answer(client(0), "www").unwrap().v4().count(), 1);
 }
@@ -284,5 +291,56 @@ fn the_order_of_the_inputs_does_not_matter() {
     for n in 0..=255u8 {
         let client = IpAddr::from([192, 0, n, 1]);
         assert_eq!(first(&forward, client), first(&backward, client));
+    }
+}
+
+/// Times (ms) that members told of the clients of Paris, by member.
+fn told_of_paris(claims: &[(usize, u32)]) -> Inputs {
+    let mut inputs = network();
+    let prefix: IpNet = "203.0.0.0/24".parse().unwrap();
+    let rtt = |ms: u32| ClientRtt { samples: 8, ..ClientRtt::new(prefix, ms * 1000) };
+    inputs.observations = claims.iter().map(|(n, ms)| (inputs.members[*n].id, rtt(*ms))).collect();
+    inputs
+}
+
+#[test]
+fn a_member_that_claims_to_be_next_door_to_far_clients_draws_none() {
+    // Tokyo says 1 ms. Once Paris itself has measured too, once only Frankfurt, once nobody.
+    for claims in [&[(1, 1), (0, 9)][..], &[(1, 1), (5, 14)], &[(1, 1)]] {
+        let generation = compute(&told_of_paris(claims), None);
+        assert_ne!(first(&generation, client(0)), "tokyo", "{claims:?}");
+        let why = generation.why(client(0), &"www".parse().unwrap()).unwrap();
+        let tokyo = why.replicas.iter().find(|reasons| reasons.region.as_str() == "tokyo").unwrap();
+        assert!(tokyo.measured.unwrap().raised, "and why tells it");
+        assert!(tokyo.rtt_estimate_us.unwrap() > 80_000);
+    }
+}
+
+#[test]
+fn a_member_that_claims_far_ways_between_others_repels_no_clients() {
+    // São Paulo says that Frankfurt is five seconds from Paris' clients and from itself.
+    let honest = told_of_paris(&[(4, 210)]);
+    let mut lied = honest.clone();
+    let frankfurt = lied.members[5].id;
+    lied.members[4].peer_rtts = vec![(frankfurt, 5_000_000)];
+    lied.members[5].peer_rtts = vec![(lied.members[4].id, 205_000)];
+    lied.members[0].draining = true;
+    assert_eq!(first(&compute(&lied, None), client(0)), "frankfurt");
+}
+
+#[test]
+fn what_others_of_the_place_measured_counts_for_all_of_it() {
+    let mut inputs = told_of_paris(&[(0, 80), (5, 12)]);
+    let moved =
+        |(by, rtt): &(_, ClientRtt)| (*by, ClientRtt { prefix: "198.51.100.0/24".parse().unwrap(), ..*rtt });
+    inputs.observations = inputs.observations.iter().map(moved).collect();
+    let place = Coordinates::new(CITIES[0].1, CITIES[0].2).unwrap();
+    let nets = ["203.0.0.0/24", "198.51.100.0/24", "2001:db8::/48"].map(|net| (net.parse().unwrap(), place));
+    let generation = Generation::compute(&inputs, &GeoDb::from_networks(nets), None);
+    for client in [client(0), "2001:db8::1".parse().unwrap()] {
+        assert_eq!(first(&generation, client), "frankfurt");
+        let ranking = generation.rank(client, &"www".parse().unwrap()).unwrap();
+        assert_eq!(ranking.replicas[0].source, Source::Nearby);
+        assert_eq!(ranking.replicas[0].measured.unwrap().samples, 8);
     }
 }

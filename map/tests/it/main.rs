@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod choice;
+mod explore;
 mod geo;
 mod rules;
 mod scope;

@@ -2,6 +2,7 @@
 
 use super::{CITIES, network};
 use godwit_core::geo::Coordinates;
+use godwit_core::observation::ClientRtt;
 use godwit_map::{Generation, GeoDb, Health, Inputs};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
@@ -56,8 +57,10 @@ fn inputs(observations: Vec<(usize, IpNet, u32)>, health: &[u8]) -> Inputs {
             _ => {}
         }
     }
-    inputs.observations =
-        observations.into_iter().map(|(member, net, rtt)| (inputs.members[member].id, net, rtt)).collect();
+    inputs.observations = observations
+        .into_iter()
+        .map(|(member, net, rtt)| (inputs.members[member].id, ClientRtt::new(net, rtt)))
+        .collect();
     inputs
 }
 

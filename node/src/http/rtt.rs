@@ -1,10 +1,17 @@
 //! How far clients are: round-trip times of served connections, per prefix.
 //!
-//! Clients of one /24 or /48 share a path nearly always, and a prefix names no person. The table
-//! is bounded; when it is full, the prefix seen longest ago gives way. Within a prefix a lower time
-//! counts at once and a higher one by degrees: queues and slow phones make times longer than the
-//! path is, nothing makes them shorter.
+//! Clients of one /24 or /48 share a path nearly always, and a prefix names no person. Of each
+//! prefix the last few samples are kept and a low quantile of them is told: queues, slow phones and
+//! lossy radio make times longer than the path is, nothing makes them shorter. Samples from before
+//! a long pause are dropped when new ones come; a prefix that nobody came from for a day is
+//! forgotten ([`Age`]).
+//!
+//! The table is bounded. When it is full, a prefix that was not seen lately gives way; which one, a
+//! hash says that is the same at all members, so that they remember the same prefixes and the map
+//! can compare them. What is told is half the latest and half that common sample: the latest are
+//! those whose clients come now, the others keep what was learned of a place by few.
 
+use godwit_core::observation::{Age, ClientRtt, SAMPLES_MAX};
 use godwit_core::record::OBSERVATIONS_MAX;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::BTreeMap;
@@ -15,8 +22,11 @@ use std::time::{Duration, Instant};
 /// Prefixes remembered: four times what one record tells, so that the busiest ones settle.
 const PREFIXES_MAX: usize = 4 * OBSERVATIONS_MAX;
 
-/// A prefix that nobody came from for so long is forgotten: paths change.
-const AGE_MAX: Duration = Duration::from_secs(30 * 60);
+/// What is told in one record at the most because it is recent.
+const RECENT_MAX: usize = OBSERVATIONS_MAX / 2;
+
+/// After so long without a sample, those before it say nothing about now.
+const PAUSE_MAX: Duration = Duration::from_secs(2 * 3600);
 
 /// What was observed so far.
 #[derive(Default)]
@@ -25,42 +35,98 @@ pub(crate) struct Rtts {
 }
 
 struct Observed {
-    micros: u32,
+    /// The last samples, µs; the oldest is overwritten first.
+    samples: [u32; SAMPLES_MAX as usize],
+    /// How many there have been since the last pause.
+    count: usize,
+    /// When the last was.
     at: Instant,
 }
 
 impl Rtts {
     /// Takes the smoothed round-trip time of a connection from `client`.
     pub(super) fn observe(&self, client: IpAddr, rtt: Duration) {
+        self.observe_at(Instant::now(), client, rtt);
+    }
+
+    fn observe_at(&self, now: Instant, client: IpAddr, rtt: Duration) {
         let Some(prefix) = prefix_of(client) else { return };
         let micros = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
         let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(observed) = prefixes.get_mut(&prefix) {
-            let blended = (u64::from(observed.micros) * 3 + u64::from(micros)) / 4;
-            observed.micros = micros.min(u32::try_from(blended).unwrap_or(u32::MAX));
-            observed.at = Instant::now();
-            return;
-        }
-        if prefixes.len() >= PREFIXES_MAX
-            && let Some(oldest) = prefixes.iter().min_by_key(|(_, observed)| observed.at).map(|(net, _)| *net)
+        if !prefixes.contains_key(&prefix)
+            && prefixes.len() >= PREFIXES_MAX
+            && let Some(gone) = least_useful(now, &prefixes)
         {
-            prefixes.remove(&oldest);
+            prefixes.remove(&gone);
         }
-        prefixes.insert(prefix, Observed { micros, at: Instant::now() });
+        let fresh = Observed { samples: [0; SAMPLES_MAX as usize], count: 0, at: now };
+        prefixes.entry(prefix).or_insert(fresh).take(now, micros);
     }
 
-    /// The most recently seen prefixes, as many as a record tells, sorted by prefix.
-    pub(crate) fn recent(&self) -> Vec<(IpNet, u32)> {
-        let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
-        prefixes.retain(|_, observed| observed.at.elapsed() < AGE_MAX);
-        let mut recent: Vec<_> =
-            prefixes.iter().map(|(net, observed)| (observed.at, *net, observed.micros)).collect();
-        recent.sort_by_key(|(at, _, _)| std::cmp::Reverse(*at));
-        recent.truncate(OBSERVATIONS_MAX);
-        let mut recent: Vec<_> = recent.into_iter().map(|(_, net, micros)| (net, micros)).collect();
-        recent.sort();
-        recent
+    /// What a record tells: the latest prefixes and the common sample, sorted by prefix.
+    pub(crate) fn told(&self) -> Vec<ClientRtt> {
+        self.told_at(Instant::now())
     }
+
+    fn told_at(&self, now: Instant) -> Vec<ClientRtt> {
+        let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
+        prefixes.retain(|_, observed| observed.age(now).is_some());
+        let mut all: Vec<_> = prefixes
+            .iter()
+            .filter_map(|(net, observed)| Some((observed.at, observed.told(now, *net)?)))
+            .collect();
+        all.sort_by_key(|(at, rtt)| (std::cmp::Reverse(*at), rtt.prefix));
+        let rest = RECENT_MAX.min(all.len());
+        all[rest..].sort_by_key(|(_, rtt)| lot(rtt.prefix));
+        all.truncate(OBSERVATIONS_MAX);
+        let mut told: Vec<_> = all.into_iter().map(|(_, rtt)| rtt).collect();
+        told.sort_unstable();
+        told
+    }
+}
+
+impl Observed {
+    fn take(&mut self, now: Instant, micros: u32) {
+        if now.saturating_duration_since(self.at) > PAUSE_MAX {
+            self.count = 0;
+        }
+        self.samples[self.count % self.samples.len()] = micros;
+        self.count += 1;
+        self.at = now;
+    }
+
+    fn age(&self, now: Instant) -> Option<Age> {
+        Age::of(now.saturating_duration_since(self.at))
+    }
+
+    /// The first quartile of the samples.
+    fn told(&self, now: Instant, prefix: IpNet) -> Option<ClientRtt> {
+        let mut samples = self.samples;
+        let samples = &mut samples[..self.count.min(self.samples.len())];
+        samples.sort_unstable();
+        let rtt_us = *samples.get(samples.len().checked_sub(1)? / 4)?;
+        Some(ClientRtt { prefix, rtt_us, samples: samples.len() as u8, age: self.age(now)? })
+    }
+}
+
+/// The prefix that gives way: of those not seen lately the one with the highest lot, else the one
+/// seen longest ago.
+fn least_useful(now: Instant, prefixes: &BTreeMap<IpNet, Observed>) -> Option<IpNet> {
+    let idle = prefixes.iter().filter(|(_, observed)| observed.age(now) != Some(Age::Recent));
+    let idle = idle.max_by_key(|(net, _)| lot(**net));
+    idle.or_else(|| prefixes.iter().min_by_key(|(_, observed)| observed.at)).map(|(net, _)| *net)
+}
+
+/// A number for a prefix, as good as random and the same everywhere: the finaliser of SplitMix64.
+fn lot(prefix: IpNet) -> u64 {
+    let mut z = match prefix {
+        IpNet::V4(net) => u64::from(u32::from(net.network())),
+        IpNet::V6(net) => (u128::from(net.network()) >> 64) as u64,
+    };
+    z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// The prefix by which a client is known; none for addresses that say nothing about a path.
@@ -86,30 +152,72 @@ pub(crate) fn for_log(client: IpAddr) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn prefixes_gather_clients_and_the_lower_time_counts_at_once() {
-        let rtts = Rtts::default();
-        let observe =
-            |client: &str, millis| rtts.observe(client.parse().unwrap(), Duration::from_millis(millis));
-        observe("192.0.2.1", 40);
-        observe("192.0.2.200", 20);
-        observe("192.0.2.7", 100);
-        observe("::ffff:198.51.100.9", 5);
-        observe("2001:db8:1:2::3", 7);
-        observe("127.0.0.1", 1);
-        let expected = [("192.0.2.0/24", 40_000), ("198.51.100.0/24", 5_000), ("2001:db8:1::/48", 7_000)];
-        let expected = expected.map(|(net, micros)| (net.parse::<IpNet>().unwrap(), micros));
-        assert_eq!(rtts.recent(), expected);
+    /// Observes at seconds after a start, each `(second, client, ms)`; what is told at the end.
+    fn told(observations: &[(u64, &str, u64)], end: u64) -> Vec<(String, u32, u8, Age)> {
+        let (rtts, start) = (Rtts::default(), Instant::now());
+        let at = |seconds: &u64| start + Duration::from_secs(*seconds);
+        for (seconds, client, ms) in observations {
+            rtts.observe_at(at(seconds), client.parse().unwrap(), Duration::from_millis(*ms));
+        }
+        let told = rtts.told_at(at(&end)).into_iter();
+        told.map(|rtt| (rtt.prefix.to_string(), rtt.rtt_us / 1000, rtt.samples, rtt.age)).collect()
     }
 
     #[test]
-    fn the_table_is_bounded() {
-        let rtts = Rtts::default();
-        for i in 0..(PREFIXES_MAX as u32 + 100) {
-            rtts.observe(IpAddr::from((0x0a00_0000 + (i << 8)).to_be_bytes()), Duration::from_millis(1));
-        }
-        assert_eq!(rtts.prefixes.lock().unwrap().len(), PREFIXES_MAX);
-        assert_eq!(rtts.recent().len(), OBSERVATIONS_MAX);
+    fn prefixes_gather_clients() {
+        let observations = [
+            (0, "192.0.2.1", 40),
+            (1, "192.0.2.200", 20),
+            (2, "::ffff:198.51.100.9", 5),
+            (3, "2001:db8:1:2::3", 7),
+            (4, "127.0.0.1", 1),
+        ];
+        let one = |net: &str, ms, samples| (net.to_owned(), ms, samples, Age::Recent);
+        let expected =
+            [one("192.0.2.0/24", 20, 2), one("198.51.100.0/24", 5, 1), one("2001:db8:1::/48", 7, 1)];
+        assert_eq!(told(&observations, 10), expected);
+    }
+
+    #[test]
+    fn a_low_quantile_is_told_and_neither_a_slow_nor_a_single_quick_sample() {
+        let samples: Vec<_> = [900, 20, 21, 3, 22, 800, 23, 700].map(|ms| (0, "192.0.2.1", ms)).to_vec();
+        assert_eq!(told(&samples, 0)[0].1, 20);
+        // Eight later samples are all that counts.
+        let later: Vec<_> = samples.into_iter().chain((0..8).map(|_| (60, "192.0.2.1", 90))).collect();
+        assert_eq!(told(&later, 60)[0].1, 90);
+    }
+
+    #[test]
+    fn what_is_old_says_so_and_is_forgotten_after_a_day() {
+        let hour = 3600;
+        let old = [(0, "192.0.2.1", 20)];
+        assert_eq!(told(&old, hour)[0].3, Age::Hours);
+        assert_eq!(told(&old, 23 * hour)[0].3, Age::Day);
+        assert_eq!(told(&old, 25 * hour), []);
+        let resumed = [(0, "192.0.2.1", 20), (3 * hour, "192.0.2.1", 50)];
+        assert_eq!((told(&resumed, 3 * hour)[0].1, told(&resumed, 3 * hour)[0].2), (50, 1), "as if new");
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_members_tell_a_common_sample() {
+        let start = Instant::now();
+        let hour = Duration::from_secs(3600);
+        let count = PREFIXES_MAX as u32 + 500;
+        let told = |order: &dyn Fn(u32) -> u32| {
+            let rtts = Rtts::default();
+            for i in 0..count {
+                let client = IpAddr::from((0x0a00_0000 + (order(i) << 8)).to_be_bytes());
+                // 3.6 s apart: the table fills within two and a half hours.
+                rtts.observe_at(start + hour / 1000 * i, client, Duration::from_millis(1));
+            }
+            assert_eq!(rtts.prefixes.lock().unwrap().len(), PREFIXES_MAX);
+            rtts.told_at(start + hour / 1000 * count)
+        };
+        let (up, down) = (told(&|i| i), told(&|i| count - 1 - i));
+        assert_eq!((up.len(), down.len()), (OBSERVATIONS_MAX, OBSERVATIONS_MAX));
+        // The latest halves have nothing in common, the others nearly everything.
+        let common = up.iter().filter(|rtt| down.iter().any(|other| other.prefix == rtt.prefix)).count();
+        assert!(common > OBSERVATIONS_MAX / 4, "{common}");
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Layout {
             text.push_str(&format!("public_v6 = \"{v6}\"\n"));
         }
         text.push_str(&format!("\n[overlay]\nlisten = {}\n", addresses(PEER_PORT)?));
-        text.push_str(&format!("\n[map]\ngeoip = {geoip}\n"));
+        text.push_str(&format!("\n[map]\ngeoip = {geoip}\nexplore_permille = 0\n"));
         match self.role {
             Role::Node => text.push_str(&format!("\n[http]\nlisten = {}\n", addresses(self.http().port())?)),
             Role::Redirector => {
@@ -402,7 +402,7 @@ mod tests {
             layout.config(geoip).unwrap(),
             "[node]\npublic_v4 = \"198.18.0.1\"\npublic_v6 = \"fd67:7764:1000::1\"\n\n\
              [overlay]\nlisten = [\"198.18.0.1:4100\",\"[fd67:7764:1000::1]:4100\"]\n\n\
-             [map]\ngeoip = \"/tmp/t/geoip.mmdb\"\n\n\
+             [map]\ngeoip = \"/tmp/t/geoip.mmdb\"\nexplore_permille = 0\n\n\
              [http]\nlisten = [\"198.18.0.1:80\",\"[fd67:7764:1000::1]:80\"]\n"
         );
         (layout.role, layout.loopback, layout.v6) = (Role::Redirector, true, None);

@@ -1,0 +1,159 @@
+//! A small share of clients measures for the others.
+//!
+//! What was never measured is estimated, and an estimate that is too high hides the best replica
+//! for ever. So in each *epoch* a share of all client blocks (IPv4 /20, IPv6 /40) is told the most
+//! promising replica that nothing was measured of, in place of the best known one. Which blocks
+//! these are is a hash of block and epoch, so all redirectors agree, everybody has a turn, and
+//! nobody has two in a row but by chance.
+//!
+//! What it may cost is bounded three ways: the share; the candidate, which must be healthy, have
+//! capacity to spare, and not be expected further than [`COST_FACTOR`] times the best known one
+//! and [`COST_US`]; and the end: a replica that cannot be materially better than the best measured
+//! one, as far as light and triangles allow, is never tried. So exploring ends by itself until
+//! something is forgotten, joins or moves.
+//!
+//! Only whole blocks are explored, and laid into the table as runs of their own: the scope of an
+//! answer stays that of its run, and resolvers keep sharing answers within it. IPv6 places have
+//! no blocks (there are too many to look at); their prefixes explore once they were observed, and
+//! profit from their place's IPv4 clients before that.
+
+use crate::estimate::materially_better;
+use crate::inputs::{Health, Inputs};
+use crate::range::Ranges;
+use crate::split::{mix, score};
+use crate::table::{Candidate, Family, Picks, Told};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// At most so many candidates are tried in one epoch, by different blocks: with one, a place is
+/// known after eight epochs instead of four (20 replicas on 241 measured cities).
+const CANDIDATES_MAX: usize = 3;
+/// A candidate may be expected so many times as far as the best known replica…
+const COST_FACTOR: u64 = 3;
+/// …and this much more, µs: what a page load can bear once.
+const COST_US: u64 = 50_000;
+/// A candidate is not busier than this, thousandths of its capacity.
+const LOAD_MAX: u16 = 700;
+/// Bits of an IPv4 block.
+const BLOCK_V4_LEN: u8 = 20;
+/// Bits of an IPv6 block.
+const BLOCK_V6_LEN: u8 = 40;
+
+/// Which clients explore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exploration {
+    /// Number of the period: other blocks in each. All redirectors count alike, by the clock.
+    pub epoch: u64,
+    /// How many of a thousand blocks explore in an epoch.
+    pub permille: u16,
+}
+
+impl Exploration {
+    /// The lot of the block that `prefix` (at most as wide as a block) is in; `None` when it does
+    /// not explore in this epoch.
+    pub(crate) fn lot(self, prefix: IpNet) -> Option<u32> {
+        let block = match prefix {
+            IpNet::V4(net) => u64::from(u32::from(net.network()) >> (32 - BLOCK_V4_LEN)),
+            IpNet::V6(net) => 1 << 63 | (u128::from(net.network()) >> (128 - BLOCK_V6_LEN)) as u64,
+        };
+        self.lot_of(block)
+    }
+
+    fn lot_of(self, block: u64) -> Option<u32> {
+        let lot = score(mix(self.epoch), block);
+        let bound = (u64::from(self.permille.min(1000)) << 32) / 1000;
+        (lot >> 32 < bound).then_some(lot as u32)
+    }
+
+    /// The lots of all IPv4 addresses.
+    pub(crate) fn lots(self) -> Ranges<u32, Option<u32>> {
+        let mut lots = Ranges::all(None);
+        let blocks = if self.permille > 0 { 0..1u64 << BLOCK_V4_LEN } else { 0..0 };
+        for block in blocks {
+            lots.push((block << (32 - BLOCK_V4_LEN)) as u32, self.lot_of(block));
+        }
+        lots
+    }
+}
+
+/// The replicas that are worth trying for a client, the most promising first, given its ranking.
+pub(crate) fn candidates(inputs: &Inputs, order: &[Candidate]) -> Vec<u32> {
+    // What is beaten: the best that was measured, or what the client would be sent to.
+    let known = order.iter().enumerate().filter(|(at, c)| *at == 0 || c.estimate.measured.is_some());
+    let Some(best) = known.filter_map(|(_, c)| c.estimate.rtt_us).min() else { return Vec::new() };
+    let bearable = u64::from(best) * COST_FACTOR + COST_US;
+    let mut candidates: Vec<(u32, u32)> = order
+        .iter()
+        .skip(1)
+        .filter(|c| c.estimate.measured.is_none() && is_fit(inputs, c.member))
+        .filter_map(|c| {
+            let rtt = c.estimate.rtt_us?;
+            let worth = materially_better(c.estimate.floor_us, best) && u64::from(rtt) <= bearable;
+            worth.then_some((c.estimate.hope_us, c.member))
+        })
+        .collect();
+    candidates.sort_unstable();
+    candidates.truncate(CANDIDATES_MAX);
+    candidates.into_iter().map(|(_, member)| member).collect()
+}
+
+/// Which of `candidates` a block with this lot tries.
+pub(crate) fn draw(candidates: &[u32], lot: u32) -> Option<u32> {
+    candidates.get((u64::from(lot) * candidates.len() as u64 >> 32) as usize).copied()
+}
+
+/// What those are told who try `member` in place of `usual`: nobody else, or they would not measure
+/// it.
+pub(crate) fn told(inputs: &Inputs, member: u32, usual: Told) -> Told {
+    let only =
+        |family: Family, usual| if family.serves(inputs, member) { Picks::of(Some(member)) } else { usual };
+    Told { v4: only(Family::V4, usual.v4), v6: only(Family::V6, usual.v6) }
+}
+
+/// Nobody is sent to try a replica that is doubted, leaves or is busy.
+fn is_fit(inputs: &Inputs, member: u32) -> bool {
+    inputs.members.get(member as usize).is_some_and(|member| {
+        member.state == Health::Alive && member.ready && !member.draining && member.load_permille <= LOAD_MAX
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// First addresses and lots of the blocks that explore.
+    fn blocks(epoch: u64, permille: u16) -> Vec<(u32, u32)> {
+        let lots = Exploration { epoch, permille }.lots();
+        lots.runs().filter_map(|(low, lot)| Some((low, lot?))).collect()
+    }
+
+    #[test]
+    fn the_share_is_kept_and_moves_on_with_the_epoch() {
+        assert_eq!(blocks(1, 0).len(), 0);
+        assert_eq!(blocks(1, 1000).len(), 1 << 20);
+        assert!(blocks(7, 20).len().abs_diff((1 << 20) / 50) < 600, "{}", blocks(7, 20).len());
+        let two = Exploration { epoch: 2, permille: 20 };
+        let twice =
+            blocks(1, 20).iter().filter(|(low, _)| two.lot_of(u64::from(low >> 12)).is_some()).count();
+        assert!(twice < 600, "{twice} of 20,000 explore again");
+    }
+
+    #[test]
+    fn a_prefix_explores_with_its_block() {
+        let (low, lot) = blocks(3, 20)[0];
+        for address in [low, low + 256, low + 4095] {
+            let prefix = IpNet::new(std::net::Ipv4Addr::from(address).into(), 24).unwrap().trunc();
+            assert_eq!(Exploration { epoch: 3, permille: 20 }.lot(prefix), Some(lot));
+        }
+    }
+
+    #[test]
+    fn lots_are_drawn_evenly() {
+        let drawn: Vec<u32> = blocks(9, 20).iter().map(|(_, lot)| draw(&[0, 1, 2], *lot).unwrap()).collect();
+        for candidate in 0..3 {
+            let count = drawn.iter().filter(|drawn| **drawn == candidate).count();
+            assert!(count.abs_diff(drawn.len() / 3) < drawn.len() / 20, "{candidate}: {count}");
+        }
+        assert_eq!(draw(&[], 7), None);
+    }
+}
