@@ -51,6 +51,67 @@ impl Matrix {
     }
 }
 
+/// People nearer than this to a place count as its clients, km.
+const NEAR_KM: f64 = 250.0;
+/// People at a place near which no large city is, millions.
+const FEW: f64 = 0.1;
+
+impl Matrix {
+    /// People near each place, millions: of every city above 400,000, at the nearest place.
+    pub(crate) fn population(&self) -> anyhow::Result<Vec<f64>> {
+        let mut population = vec![FEW; self.places.len()];
+        for line in lines(&data()?.join("cities_geonames.csv"))? {
+            // Names may hold commas: the numbers are the last three fields.
+            let number = |from_end: usize| -> anyhow::Result<f64> {
+                Ok(field(&line, line.len().saturating_sub(from_end))?.parse()?)
+            };
+            let city = Coordinates::new(number(3)?, number(2)?)?;
+            let km = self.places.iter().map(|place| place.coordinates.distance_km(city));
+            let nearest = km.enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
+            if let Some((place, _)) = nearest.filter(|(_, km)| *km < NEAR_KM) {
+                population[place] += number(1)? / 1e6;
+            }
+        }
+        Ok(population)
+    }
+}
+
+/// How round-trip times of real pairs of end hosts went up and down over three hours: 40 hosts,
+/// 172 frames.
+pub(crate) struct Series {
+    /// By pair, a factor on its median for each frame.
+    pairs: Vec<Vec<f64>>,
+}
+
+impl Series {
+    /// Reads the data set.
+    pub(crate) fn read() -> anyhow::Result<Series> {
+        let mut by_pair: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
+        for line in lines(&data()?.join("seattle_series.csv"))? {
+            let source: usize = field(&line, 1)?.parse()?;
+            for (target, ms) in line.iter().skip(2).enumerate().filter(|(target, _)| *target != source) {
+                // A blank cell is a frame without a measurement.
+                if let Ok(ms) = ms.parse() {
+                    by_pair.entry((source, target)).or_default().push(ms);
+                }
+            }
+        }
+        let relative = |series: Vec<f64>| -> Option<Vec<f64>> {
+            let mut sorted = series.clone();
+            sorted.sort_by(f64::total_cmp);
+            let median = *sorted.get(sorted.len() / 2)?;
+            (median > 0.0).then(|| series.iter().map(|ms| ms / median).collect())
+        };
+        Ok(Series { pairs: by_pair.into_values().filter_map(relative).collect() })
+    }
+
+    /// The factor of a pair at a time between 0 and 1.
+    pub(crate) fn factor(&self, pair: usize, time: f64) -> f64 {
+        let series = &self.pairs[pair % self.pairs.len()];
+        series[((time * series.len() as f64) as usize).min(series.len() - 1)]
+    }
+}
+
 fn data() -> anyhow::Result<PathBuf> {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
     let root = std::env::var_os("GODWIT_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
