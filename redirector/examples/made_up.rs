@@ -4,17 +4,21 @@
 //! cargo run -p godwit-redirector --example made_up -- 127.0.0.1:5300
 //! dig @127.0.0.1 -p 5300 www.edge.example.org +subnet=203.0.113.0/24
 //! ```
+//!
+//! Instead of an address it takes a file with the settings that stand under `[redirector]` in a
+//! member's configuration; SIGHUP reads it again. A second one with the same `handover` takes over.
 
 use godwit_core::certificate::{Role, Serial};
 use godwit_core::content::VersionNumber;
 use godwit_core::geo::Coordinates;
 use godwit_core::key::SecretKey;
 use godwit_map::{Generation, GeoDb, Health, Inputs, MemberInput, SiteInput};
-use godwit_redirector::{Config, Redirector, SharedView, Zone};
+use godwit_redirector::{Config, Redirector, SharedView, Succession, Zone};
 use prometheus_client::registry::Registry;
 use std::error::Error;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
 
 const CITIES: [(&str, f64, f64); 4] = [
     ("paris", 48.86, 2.35),
@@ -25,7 +29,13 @@ const CITIES: [(&str, f64, f64); 4] = [
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:5300".to_owned()).parse()?;
+    let argument = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:5300".to_owned());
+    let config = || -> Result<Config, Box<dyn Error>> {
+        match argument.parse() {
+            Ok(listen) => Ok(Config { listen: vec![listen], ..Config::default() }),
+            Err(_) => Ok(toml::from_str(&std::fs::read_to_string(&argument)?)?),
+        }
+    };
     let members: Result<Vec<_>, _> = CITIES.iter().zip(1..).map(|(city, n)| member(city, n)).collect();
     let inputs = Inputs {
         members: members?,
@@ -40,11 +50,24 @@ async fn main() -> Result<(), Box<dyn Error>> {
     ]);
     let generation = Arc::new(arc_swap::ArcSwap::from_pointee(Generation::compute(&inputs, &geo, None)));
     let mut registry = Registry::default();
-    let config = Config { listen: vec![listen], ..Config::default() };
-    let zone = Zone::new(generation.load().zone(), config.options());
-    let running = Redirector::start(config, SharedView::new(generation, zone), &mut registry).await?;
-    println!("edge.example.org on {:?}; Ctrl-C stops", running.addresses());
-    tokio::signal::ctrl_c().await?;
+    let zone = Zone::new(generation.load().zone(), config()?.options());
+    let mut running = Redirector::start(config()?, SharedView::new(generation, zone), &mut registry).await?;
+    println!("edge.example.org on {:?}; Ctrl-C stops", running.all_addresses());
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => break,
+            _ = hangup.recv() => match config().and_then(|config| Ok(running.reload(&config)?)) {
+                Ok(()) => println!("reloaded"),
+                Err(error) => println!("stays as it was: {error}"),
+            },
+            succession = running.succession() => match succession {
+                Succession::Wanted(let_go) => let_go.done(),
+                Succession::Done => break,
+                Succession::Failed => {}
+            }
+        }
+    }
     running.shutdown().await;
     let mut metrics = String::new();
     prometheus_client::encoding::text::encode(&mut metrics, &registry)?;

@@ -101,7 +101,7 @@ pub struct Limits {
     /// So many source prefixes are counted apart. Default 65,536 (2 MiB).
     pub prefixes_max: usize,
     /// TCP connections at a time. One more takes the place of the one that has been without a whole
-    /// query for longest. Default 1,024, at about 1 kB each while idle.
+    /// query for longest. Default 1,024, at 3 kB each.
     pub tcp_connections_max: usize,
     /// TCP connections at a time from one source prefix (IPv4 /24, IPv6 /56), where one more takes the
     /// place of one from there; encrypted ones are counted apart. Default 64.

@@ -101,6 +101,18 @@ impl Connections {
         }
     }
 
+    /// Ends some of those longest without progress, because the process has no descriptor left;
+    /// whether there were any.
+    pub(crate) fn make_room(&self) -> bool {
+        let mut table = self.table();
+        let some = table.by_id.len().div_ceil(16);
+        for _ in 0..some {
+            let oldest = table.by_turn.keys().next().copied();
+            self.evict(&mut table, oldest, Drop::Descriptors);
+        }
+        some > 0
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.table().by_id.len()

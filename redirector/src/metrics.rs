@@ -42,6 +42,8 @@ pub(crate) enum Drop {
     ConnectionsOfSource,
     /// A connection in favour of a newer one.
     Connections,
+    /// A connection because the process had no descriptor left.
+    Descriptors,
     /// A connection that was silent too long.
     Idle,
     /// A connection whose client did not take its replies.
@@ -235,6 +237,7 @@ label_values! {
         Send => "send",
         ConnectionsOfSource => "connections-of-source",
         Connections => "connections",
+        Descriptors => "descriptors",
         Idle => "idle",
         Unread => "unread",
         Garbage => "garbage",

@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 /// How long not to accept after the process ran out of descriptors: they do not come back sooner
 /// for being asked for again and again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The same where connections were ended to get some: until they are closed.
+const ACCEPT_PAUSE_SHORT: Duration = Duration::from_millis(10);
 
 /// Accepts connections on one address.
 pub(crate) struct Acceptor {
@@ -61,7 +63,9 @@ impl Acceptor {
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    // Out of descriptors, mostly: the newest gets in here too.
+                    let room = self.connections.make_room();
+                    tokio::time::sleep(if room { ACCEPT_PAUSE_SHORT } else { ACCEPT_PAUSE }).await;
                 }
             }
         }

@@ -1,7 +1,12 @@
 //! The redirector over real sockets.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod flood;
+mod process;
+mod restart;
+mod secondaries;
 mod static_zone;
+mod transports;
 
 use arc_swap::ArcSwap;
 use godwit_core::certificate::{Role, Serial};
@@ -15,7 +20,7 @@ use prometheus_client::registry::Registry;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
@@ -105,12 +110,12 @@ async fn receive(socket: &UdpSocket) -> Vec<u8> {
     buffer[..len].to_vec()
 }
 
-async fn send(stream: &mut TcpStream, packet: &[u8]) {
+async fn send(stream: &mut (impl AsyncWrite + Unpin), packet: &[u8]) {
     let framed = [&(packet.len() as u16).to_be_bytes()[..], packet].concat();
     stream.write_all(&framed).await.unwrap();
 }
 
-async fn read(stream: &mut TcpStream) -> Message {
+async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Message {
     let reply = async {
         let len = stream.read_u16().await.unwrap();
         let mut reply = vec![0; usize::from(len)];
