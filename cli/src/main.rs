@@ -14,6 +14,7 @@ mod place;
 mod publish;
 mod remember;
 mod span;
+mod supervisor;
 mod terminal;
 mod text;
 mod verb;

@@ -170,6 +170,17 @@ impl Config {
         Options { ttl: seconds(self.ttl_secs), ttl_static: seconds(self.ttl_static_secs) }
     }
 
+    /// Whether [`Running::reload`](crate::Running::reload) makes all of `other` of this.
+    pub fn can_become(&self, other: &Config) -> bool {
+        let mut reloaded = self.clone();
+        reloaded.transfer = other.transfer.clone();
+        reloaded.tls.certificate = other.tls.certificate.clone();
+        reloaded.tls.key = other.tls.key.clone();
+        let Limits { replies_per_second, slip, prefixes_max, .. } = self.limits;
+        reloaded.limits = Limits { replies_per_second, slip, prefixes_max, ..other.limits.clone() };
+        reloaded == *other
+    }
+
     /// At least one, and not more than a machine has use for.
     pub(crate) fn workers(&self) -> usize {
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get());

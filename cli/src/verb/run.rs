@@ -7,13 +7,13 @@
 use super::config::FileArguments;
 use crate::config::{File, LogFormat};
 use crate::failure::{Classify, Exit, Failure, Outcome};
-use crate::remember;
+use crate::{remember, supervisor};
 use anyhow::Context;
 use clap::Args;
 use godwit_core::certificate::Role;
 use godwit_node::datadir::DataDirError;
 use godwit_node::{Runtime, Settings, SharedRegistry, StartError};
-use godwit_redirector::{Redirector, Running, SharedView, Signing, Zone};
+use godwit_redirector::{Inherited, Redirector, Running, SharedView, Signing, Succession, Zone};
 use prometheus_client::metrics::gauge::Gauge;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -71,9 +71,13 @@ impl Run {
         if !roles.contains(&Role::Node) {
             node.http.listen.clear();
         }
+        let inherited = match roles.contains(&Role::Redirector) {
+            true => inherit(&config).await?,
+            false => Inherited::none(),
+        };
         let runtime = Runtime::start(Settings::new(dir.path(), node)).await.map_err(start_failure)?;
-        let (redirector, signing) = match roles.contains(&Role::Redirector) {
-            true => start_redirector(&config, &runtime)
+        let (mut redirector, signing) = match roles.contains(&Role::Redirector) {
+            true => start_redirector(inherited, &config, &runtime)
                 .await
                 .map(|(running, signing)| (Some(running), signing))?,
             false => (None, None),
@@ -90,16 +94,38 @@ impl Run {
         let reloaded = reload_gauge(&runtime.registry());
         let mut current = config;
         let mut remember = pin!(remember::members(runtime.client(), dir));
+        // Not there any more once a successor has it.
+        let mut runtime = Some(runtime);
+        let mut outcome = Ok(());
+        supervisor::ready();
         loop {
             let asked = tokio::select! {
                 asked = signals.next() => asked,
+                succession = succession(&mut redirector) => Asked::Succession(succession),
                 () = &mut remember => continue,
             };
             match asked {
                 Asked::Stop => break,
+                Asked::Succession(Succession::Wanted(let_go)) => {
+                    tracing::info!("another process takes over: names are answered on meanwhile");
+                    if let Some(runtime) = runtime.take() {
+                        runtime.shutdown().await;
+                    }
+                    let_go.done();
+                }
+                Asked::Succession(Succession::Done) => break,
+                Asked::Succession(Succession::Failed) => {
+                    outcome = Err(
+                        anyhow::anyhow!("the process that was to take over ended before it could").into()
+                    );
+                    break;
+                }
                 Asked::Reload => {
+                    supervisor::reloading();
                     let read = self.reload(&current, path.clone(), log);
-                    runtime.reload();
+                    if let Some(runtime) = &runtime {
+                        runtime.reload();
+                    }
                     if let Some(Err(error)) = signing.as_ref().map(Signing::reload) {
                         tracing::error!("the keys stay as they were: {:#}", anyhow::Error::new(error));
                     }
@@ -116,20 +142,27 @@ impl Run {
                         }
                         Err(failure) => tracing::error!("the configuration stays as it was: {failure}"),
                     }
+                    supervisor::ready();
                 }
             }
         }
         tracing::info!("stopping");
+        supervisor::stopping();
         let stop = async {
             let redirector = async {
                 if let Some(redirector) = redirector {
                     redirector.shutdown().await;
                 }
             };
-            tokio::join!(redirector, runtime.shutdown());
+            let runtime = async {
+                if let Some(runtime) = runtime {
+                    runtime.shutdown().await;
+                }
+            };
+            tokio::join!(redirector, runtime);
         };
         tokio::select! {
-            () = stop => Ok(()),
+            () = stop => outcome,
             () = signals.stop() => Err(anyhow::anyhow!("asked twice to stop: some requests were cut off").into()),
         }
     }
@@ -140,10 +173,14 @@ impl Run {
         if config.log.level != current.log.level {
             log.reload(self.filter(&config)?).context("cannot change what is logged")?;
         }
-        let as_before = File { log: current.log.clone(), ..config.clone() };
-        if as_before != *current || config.log.format != current.log.format {
+        let as_before =
+            File { log: current.log.clone(), redirector: current.redirector.clone(), ..config.clone() };
+        if as_before != *current
+            || config.log.format != current.log.format
+            || !current.redirector.can_become(&config.redirector)
+        {
             tracing::warn!(
-                "the configuration was read again; beside log.level it takes effect at the next start"
+                "the configuration was read again; some of what has changed takes effect at the next start"
             );
         } else {
             tracing::info!("the configuration was read again");
@@ -181,11 +218,33 @@ fn roles(granted: &[Role], asked: Option<&[Role]>) -> Outcome<Vec<Role>> {
     }
 }
 
+/// Takes over the sockets of a service manager, or of the process that runs this member now, which
+/// answers names on and lets go of everything else.
+async fn inherit(config: &File) -> Outcome<Inherited> {
+    let mut inherited = Inherited::find(config.redirector.handover.as_deref())
+        .await
+        .context("cannot ask the running process for its sockets")?;
+    inherited.prepare().await.context("the running process does not let go")?;
+    Ok(inherited)
+}
+
+/// What a successor of the redirector wants next; nothing where none runs.
+async fn succession(redirector: &mut Option<Running>) -> Succession {
+    match redirector {
+        Some(running) => running.succession().await,
+        None => std::future::pending().await,
+    }
+}
+
 #[allow(
     clippy::await_holding_lock,
     reason = "starting only registers and binds, and nobody else starts anything at this moment"
 )]
-async fn start_redirector(config: &File, runtime: &Runtime) -> Outcome<(Running, Option<Signing>)> {
+async fn start_redirector(
+    inherited: Inherited,
+    config: &File,
+    runtime: &Runtime,
+) -> Outcome<(Running, Option<Signing>)> {
     let registry = runtime.registry();
     let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
     let generations = runtime.generation();
@@ -194,7 +253,7 @@ async fn start_redirector(config: &File, runtime: &Runtime) -> Outcome<(Running,
     let signing = Signing::start(&config.dnssec, &view, &mut registry)
         .context("the zone cannot be signed")
         .or_exit(Exit::Usage)?;
-    let started = Redirector::start(config.redirector.clone(), view, &mut registry).await;
+    let started = Redirector::start_on(inherited, config.redirector.clone(), view, &mut registry).await;
     Ok((started.context("the redirector cannot start")?, signing))
 }
 
@@ -232,6 +291,7 @@ fn start_failure(error: impl Into<StartError>) -> Failure {
 enum Asked {
     Stop,
     Reload,
+    Succession(Succession),
 }
 
 /// The signals that a daemon hears.

@@ -74,7 +74,10 @@ fn what_is_wrong_is_told_with_line_and_column() {
     let with = |more: &str| format!("{one}{more}");
     check(&with("[[region]]\nname = \"eu\""), "6:8: there are two regions of this name");
     check(&with("[[service]]\nname = \"www\"\nregions = [\"eu\", \"us\"]"), "7:18: there is no region us");
-    check(&with("[[service]]\nname = \"www\"\nnames = [\"www\"]"), "7:10: there is a site www, which this would hide");
+    check(
+        &with("[[service]]\nname = \"www\"\nnames = [\"www\"]"),
+        "7:10: there is a site www, which this would hide",
+    );
     check(&with("[clients]\ndefault = [\"us\"]"), "6:12: there is no region us");
     check(
         &with("[clients.prefix]\n\"10.0.0.0/33\" = [\"eu\"]"),
