@@ -23,9 +23,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
-/// More keys of a zone than this are a mistake: a rollover has two or three, and a reply with
-/// their DNSKEY records has to fit one packet.
-pub const KEYS_MAX: usize = 8;
+/// More keys of a zone than this are a mistake: a rollover has two or three, and the files of those
+/// that are removed stay until somebody deletes them.
+pub const KEYS_MAX: usize = 64;
 /// The form of `.toml` files that this program writes and reads.
 const FORMAT: u32 = 1;
 

@@ -405,8 +405,6 @@ fn dnsviz_finds_nothing_wrong() {
     let key = settled(Role::Csk);
     let served = Served::new(std::slice::from_ref(&key));
     let directory = tempfile::tempdir().unwrap();
-    let trusted = directory.path().join("key");
-    std::fs::write(&trusted, format!("{ZONE}. 3600 IN DNSKEY {}\n", key.public().dnskey_text())).unwrap();
     let probed = directory.path().join("probed.json");
     let names: Vec<String> = ["www", "", "no-such-name", "anything.apps"].map(full).to_vec();
     let server = format!("{ZONE}+:r-paris.node.{ZONE}=127.0.0.1:{}", served.address.port());
@@ -415,12 +413,11 @@ fn dnsviz_finds_nothing_wrong() {
     arguments.extend(names.iter().map(String::as_str));
     let output = run("dnsviz", &arguments);
     assert!(probed.exists(), "{output}");
-    let judged = run("dnsviz", &["grok", "-t", trusted.to_str().unwrap(), "-l", "error", "-r", probed_path]);
-    assert!(judged.contains("{"), "{judged}");
-    assert!(!judged.contains("\"errors\""), "{judged}");
-    let all = run("dnsviz", &["grok", "-t", trusted.to_str().unwrap(), "-r", probed_path]);
-    assert!(all.contains("\"SECURE\""), "{all}");
-    assert!(!all.contains("\"BOGUS\"") && !all.contains("\"INVALID\""), "{all}");
+    let all = run("dnsviz", &["grok", "-r", probed_path]);
+    assert!(all.matches("\"status\": \"VALID\"").count() > 20, "{all}");
+    for wrong in ["\"errors\"", "BOGUS", "INVALID", "EXPIRED"] {
+        assert!(!all.contains(wrong), "{wrong}: {all}");
+    }
 }
 
 #[test]
