@@ -100,12 +100,18 @@ impl SharedView {
     }
 
     /// Puts what `change` makes of the current zone in its place; `None` leaves it. No other change
-    /// comes between.
+    /// comes between. A zone without a signer gets the one before.
     pub fn update(&self, change: impl FnOnce(&Zone) -> Option<Zone>) {
         let _composing = self.0.composing.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.0.current.load_full();
         let generation = self.0.generations.load_full();
-        let zone = change(&current.zone).map_or_else(|| current.zone.clone(), Arc::new);
+        // A zone that nobody signs would be bogus to all who validate because contents were read again:
+        // whoever signs it goes on, until another does.
+        let signed = |zone: Zone| match zone.signer() {
+            Some(_) => zone,
+            None => zone.with_signer(current.zone.signer().cloned()),
+        };
+        let zone = change(&current.zone).map_or_else(|| current.zone.clone(), |zone| Arc::new(signed(zone)));
         if Arc::ptr_eq(&generation, &current.generation) && Arc::ptr_eq(&zone, &current.zone) {
             return;
         }
