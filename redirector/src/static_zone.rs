@@ -43,7 +43,7 @@ pub use plan::Plan;
 pub use problem::Problem;
 pub use state::State;
 
-use crate::Config;
+use crate::{Config, DnssecConfig};
 use arc_swap::ArcSwap;
 use godwit_dns_plugin::{SharedView, Zone};
 use godwit_map::{Generation, GeoDb, Shared};
@@ -75,6 +75,11 @@ impl StaticZone {
     /// What the file says about listening and answering.
     pub fn config(&self) -> &Config {
         &self.plan.redirector
+    }
+
+    /// What the file says about signing: for [`crate::Signing::start`] on the view.
+    pub fn dnssec(&self) -> &DnssecConfig {
+        &self.plan.dnssec
     }
 
     /// The map, compiled from the file.

@@ -1,13 +1,13 @@
 //! The form of a zone's file.
 //!
-//! `[redirector]` and `[zone]` are the same tables as in a member's configuration; the others stand
+//! `[redirector]`, `[dnssec]` and `[zone]` are the same tables as in a member's configuration; the others stand
 //! only here.
 //! Everything that refers to something else keeps its place in the text, so that what refers to
 //! nothing can be pointed at.
 
 use super::problem::Problem;
 use super::state::State;
-use crate::Config;
+use crate::{Config, DnssecConfig};
 use godwit_core::name::{RegionName, SiteName, ZoneName};
 use godwit_dns_plugin::zone::config::ZoneConfig;
 use serde::Deserialize;
@@ -32,6 +32,9 @@ pub(crate) struct File {
     /// How to listen and answer, as in a member's configuration.
     #[serde(default)]
     pub(crate) redirector: Config,
+    /// Signing the zone's answers, as in a member's configuration.
+    #[serde(default)]
+    pub(crate) dnssec: DnssecConfig,
     /// What the zone holds beside services, as in a member's configuration.
     #[serde(default)]
     pub(crate) zone: ZoneConfig,

@@ -4,7 +4,7 @@ use super::file::{self, Areas, File, Region, find};
 use super::lists::{parse_prefix, read_names, read_prefixes};
 use super::problem::Problem;
 use super::state::{State, States};
-use crate::Config;
+use crate::{Config, DnssecConfig};
 use godwit_core::certificate::{Role, Serial};
 use godwit_core::content::{ObjectId, VersionNumber};
 use godwit_core::demand::Capacity;
@@ -25,6 +25,7 @@ use toml::Spanned;
 pub struct Plan {
     path: PathBuf,
     pub(crate) redirector: Config,
+    pub(crate) dnssec: DnssecConfig,
     inputs: Inputs,
     /// Taken when the GeoIP database is made of them: a long list is not kept.
     rules: Option<Rules>,
@@ -63,9 +64,16 @@ impl Plan {
         let rules = reader.rules(&file, &regions)?;
         let geoip = file.clients.geoip.as_ref().map(|file| reader.beside(file.get_ref()));
         let states = file.state.iter().map(|(name, state)| (name.get_ref().clone(), *state)).collect();
+        let dnssec =
+            DnssecConfig { keys: file.dnssec.keys.as_ref().map(|keys| reader.beside(keys)), ..file.dnssec };
+        let ttl_max = file.redirector.ttl_secs.max(file.redirector.ttl_static_secs);
+        dnssec
+            .check(ttl_max)
+            .map_err(|(key, problem)| Problem::with(path, format!("dnssec.{key}: {problem}")))?;
         let plan = Plan {
             path: path.to_owned(),
             redirector: file.redirector,
+            dnssec,
             inputs,
             rules: Some(rules),
             geoip,
