@@ -40,7 +40,7 @@ mod verdict;
 mod watch;
 
 pub use crate::name::CheckName;
-pub use agree::{Agreed, Agreement, Say, Voice, Witness, agree, agree_all};
+pub use agree::{Agreed, Agreement, Judge, Judgement, Say, Voice, Witness, agree};
 pub use check::{
     AUTHORITY_LEN_MAX, BODY_LEN_MAX, BadCheck, CHECKS_MAX, Check, HttpProbe, Method, PATH_LEN_MAX, Pace,
     Probe, STATUSES_MAX, StatusRange, TARGET_SITES_MAX, Tls,

@@ -60,6 +60,9 @@ pub struct Voice {
 pub struct Agreement {
     /// What holds.
     pub state: Agreed,
+    /// Whether as many say so as must. What is not decided is as it was, or up: who has just
+    /// started and has not heard everybody yet rather takes what it knew before.
+    pub decided: bool,
     /// What the chosen vantages say, best first; those that have not spoken are unknown.
     pub says: Vec<Say>,
 }
@@ -79,69 +82,119 @@ pub struct Witness<'a> {
     pub verdicts: &'a [Verdict],
 }
 
-/// What holds, given the voices of all chosen vantages (also those that have not spoken) and what
-/// held before. `quorums` are how many must say down and up; 0 is a majority of those chosen.
-pub fn agree(voices: &[Voice], quorums: (u8, u8), before: Agreed) -> Agreed {
+/// What holds, and whether that is decided, given the voices of all chosen vantages (also of those
+/// that have not spoken) and what held before. `quorums` are how many must say down and up; 0 is a
+/// majority of those chosen.
+pub fn agree(voices: &[Voice], quorums: (u8, u8), before: Agreed) -> (Agreed, bool) {
     let majority = voices.len() / 2 + 1;
     // No more can be asked than there are: one vantage decides alone where there is but one.
     let quorum = |asked: u8| if asked == 0 { majority } else { usize::from(asked).min(voices.len()).max(1) };
     let count = |opinion, suspects: bool| {
         voices.iter().filter(|voice| voice.opinion == opinion && (suspects || !voice.suspect)).count()
     };
+    let (downs, ups, all_downs) =
+        (count(Opinion::Down, false), count(Opinion::Up, true), count(Opinion::Down, true));
     let (down, up) = (quorum(quorums.0), quorum(quorums.1));
-    if count(Opinion::Down, false) >= down {
-        Agreed::Down
-    } else if count(Opinion::Up, true) >= up {
-        Agreed::Up
-    } else if before == Agreed::Down && count(Opinion::Down, false) > 0 {
+    if downs >= down {
+        (Agreed::Down, true)
+    } else if ups >= up {
+        (Agreed::Up, true)
+    } else if before == Agreed::Down && downs > 0 {
         // Contested: as it was.
-        Agreed::Down
-    } else if count(Opinion::Down, true) >= down {
-        Agreed::Doubted
-    } else if before == Agreed::Unknown && count(Opinion::Up, true) == 0 {
-        Agreed::Unknown
+        (Agreed::Down, false)
+    } else if all_downs >= down {
+        (Agreed::Doubted, true)
+    } else if ups == 0 && (all_downs == 0 || before == Agreed::Unknown) {
+        (Agreed::Unknown, false)
     } else {
-        Agreed::Up
+        (Agreed::Up, false)
     }
 }
 
-/// What holds of every check of every member.
-pub fn agree_all(members: &[Witness<'_>], before: impl Fn(&Target) -> Agreed) -> BTreeMap<Target, Agreement> {
-    let candidates: Vec<Candidate> = members
-        .iter()
-        .filter(|member| member.reached)
-        .map(|member| Candidate { id: member.id, region: member.region.clone() })
-        .collect();
-    let by_id: BTreeMap<MemberId, &Witness<'_>> = members.iter().map(|member| (member.id, member)).collect();
-    let suspect: BTreeMap<MemberId, bool> =
-        members.iter().map(|member| (member.id, sees_all_down(member.verdicts))).collect();
-    let mut agreements = BTreeMap::new();
-    for member in members.iter().filter(|member| !member.checks.is_empty()) {
-        let chosen = vantages(member.id, &candidates, VANTAGES);
-        for check in member.checks {
-            let target = Target { member: member.id, check: check.name.clone() };
-            let say = |by: &MemberId| {
-                let suspect = suspect.get(by).copied().unwrap_or(false);
-                let verdicts = by_id.get(by).map_or(&[][..], |witness| witness.verdicts);
-                let verdict = verdicts.iter().find(|v| v.target == member.id && v.check == check.name);
-                Say {
-                    by: *by,
-                    opinion: verdict.map_or(Opinion::Unknown, |verdict| verdict.opinion),
-                    since: verdict.map_or(Time::default(), |verdict| verdict.since),
-                    why: verdict.and_then(|verdict| verdict.why),
-                    latency_ms: verdict.and_then(|verdict| verdict.latency_ms),
-                    suspect,
+/// What holds of every check of every member; remembers who checks whom and what held before.
+#[derive(Clone, Debug, Default)]
+pub struct Judge {
+    candidates: Vec<Candidate>,
+    /// Who checks each target, best first: chosen again when the candidates change.
+    chosen: BTreeMap<MemberId, Vec<MemberId>>,
+    states: BTreeMap<Target, Agreed>,
+}
+
+/// What a [`Judge`] has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// What holds of each check.
+    pub agreements: BTreeMap<Target, Agreement>,
+    /// What holds otherwise than before: which check, what held, what holds.
+    pub turned: Vec<(Target, Agreed, Agreed)>,
+}
+
+impl Judge {
+    /// Judges all checks of `members`.
+    pub fn judge(&mut self, members: &[Witness<'_>]) -> Judgement {
+        self.choose(members);
+        let by_id: BTreeMap<MemberId, &Witness<'_>> =
+            members.iter().map(|member| (member.id, member)).collect();
+        let suspect: BTreeMap<MemberId, bool> =
+            members.iter().map(|member| (member.id, sees_all_down(member.verdicts))).collect();
+        let mut judgement = Judgement::default();
+        for member in members {
+            let chosen = self.chosen.get(&member.id).map_or(&[][..], Vec::as_slice);
+            for check in member.checks {
+                let target = Target { member: member.id, check: check.name.clone() };
+                let witness = |by: &MemberId| {
+                    let verdicts = by_id.get(by).map_or(&[][..], |witness| witness.verdicts);
+                    say(*by, suspect.get(by).copied().unwrap_or(false), &target, verdicts)
+                };
+                let says: Vec<Say> = chosen.iter().map(witness).collect();
+                let voices: Vec<Voice> =
+                    says.iter().map(|say| Voice { opinion: say.opinion, suspect: say.suspect }).collect();
+                let before = self.states.get(&target).copied().unwrap_or_default();
+                let quorums = (check.pace.down_quorum, check.pace.up_quorum);
+                let (state, decided) = agree(&voices, quorums, before);
+                if state != before {
+                    judgement.turned.push((target.clone(), before, state));
                 }
-            };
-            let says: Vec<Say> = chosen.iter().map(say).collect();
-            let voices: Vec<Voice> =
-                says.iter().map(|say| Voice { opinion: say.opinion, suspect: say.suspect }).collect();
-            let quorums = (check.pace.down_quorum, check.pace.up_quorum);
-            let state = agree(&voices, quorums, before(&target));
-            agreements.insert(target, Agreement { state, says });
+                judgement.agreements.insert(target, Agreement { state, decided, says });
+            }
+        }
+        self.states =
+            judgement.agreements.iter().map(|(target, agreed)| (target.clone(), agreed.state)).collect();
+        judgement
+    }
+
+    /// Who checks `target`.
+    pub fn vantages(&self, target: &MemberId) -> &[MemberId] {
+        self.chosen.get(target).map_or(&[], Vec::as_slice)
+    }
+
+    fn choose(&mut self, members: &[Witness<'_>]) {
+        let reached = members.iter().filter(|member| member.reached);
+        let candidates: Vec<Candidate> =
+            reached.map(|member| Candidate { id: member.id, region: member.region.clone() }).collect();
+        if candidates != self.candidates {
+            self.candidates = candidates;
+            self.chosen.clear();
+        }
+        for member in members.iter().filter(|member| !member.checks.is_empty()) {
+            let choose = || vantages(member.id, &self.candidates, VANTAGES);
+            self.chosen.entry(member.id).or_insert_with(choose);
         }
     }
-    agreements
+}
+
+/// What a vantage says of a check, going by its verdicts.
+fn say(by: MemberId, suspect: bool, target: &Target, verdicts: &[Verdict]) -> Say {
+    let verdict =
+        verdicts.iter().find(|verdict| verdict.target == target.member && verdict.check == target.check);
+    Say {
+        by,
+        opinion: verdict.map_or(Opinion::Unknown, |verdict| verdict.opinion),
+        since: verdict.map_or(Time::default(), |verdict| verdict.since),
+        why: verdict.and_then(|verdict| verdict.why),
+        latency_ms: verdict.and_then(|verdict| verdict.latency_ms),
+        suspect,
+    }
 }
 
 /// Whether a vantage has said something of two members or more, and nothing good of any.
@@ -172,7 +225,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, before: Agreed, expected: Agreed) {
-        assert_eq!(agree(&voices(text), (0, 0), before), expected, "{text} after {before:?}");
+        assert_eq!(agree(&voices(text), (0, 0), before).0, expected, "{text} after {before:?}");
     }
 
     #[test]
@@ -186,7 +239,7 @@ mod tests {
         check("d-u", Up, Up);
         check("d-u", Down, Down);
         check("---", Unknown, Unknown);
-        check("---", Up, Up);
+        check("---", Up, Unknown);
         check("d--", Unknown, Unknown);
         check("u--", Unknown, Up);
         // One liar does not decide, nor two that see everything down.
@@ -195,20 +248,20 @@ mod tests {
         check("dDu", Up, Doubted);
         check("ddD", Up, Down);
         // Nobody left who says down: verdicts have ended.
-        check("---", Down, Up);
+        check("---", Down, Unknown);
         // Where there are fewer.
         check("d", Up, Down);
         check("du", Up, Up);
         check("dd", Up, Down);
-        check("", Up, Up);
+        check("", Up, Unknown);
         check("", Unknown, Unknown);
     }
 
     #[test]
     fn quorums_can_be_set_and_never_exceed_who_is_there() {
-        assert_eq!(agree(&voices("duu"), (1, 0), Agreed::Up), Agreed::Down);
-        assert_eq!(agree(&voices("ddu"), (3, 0), Agreed::Up), Agreed::Up);
-        assert_eq!(agree(&voices("d"), (3, 0), Agreed::Up), Agreed::Down);
+        assert_eq!(agree(&voices("duu"), (1, 0), Agreed::Up), (Agreed::Down, true));
+        assert_eq!(agree(&voices("ddu"), (3, 0), Agreed::Up), (Agreed::Up, false));
+        assert_eq!(agree(&voices("d"), (3, 0), Agreed::Up), (Agreed::Down, true));
     }
 
     #[test]
@@ -249,9 +302,13 @@ mod tests {
                 verdicts,
             })
             .collect();
-        let agreed = agree_all(&witnesses, |_| Agreed::Up);
-        let (_, agreement) = agreed.iter().next().unwrap();
-        assert_eq!((agreement.state, agreement.says.len(), agreed.len()), (Agreed::Down, 3, 1));
+        let mut judge = Judge::default();
+        let judgement = judge.judge(&witnesses);
+        let (found, agreement) = judgement.agreements.iter().next().unwrap();
+        assert_eq!((agreement.state, agreement.decided, agreement.says.len()), (Agreed::Down, true, 3));
         assert!(agreement.says.iter().all(|say| say.by != target && !say.suspect));
+        assert_eq!(judgement.turned, [(found.clone(), Agreed::Unknown, Agreed::Down)]);
+        assert_eq!(judge.vantages(&target), chosen);
+        assert!(judge.judge(&witnesses).turned.is_empty());
     }
 }
