@@ -6,9 +6,11 @@
 
 use crate::failure::{Exit, Failure, Outcome};
 use godwit_core::certificate::Role;
+use godwit_core::name::SiteName;
 use godwit_node::config as node;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -37,6 +39,11 @@ pub(crate) struct File {
     pub(crate) http: node::HttpConfig,
     /// The control endpoint.
     pub(crate) admin: node::AdminConfig,
+    /// How this member's services are checked by other members.
+    pub(crate) health: godwit_node::health::HealthConfig,
+    /// How services are answered for, by site.
+    #[schemars(with = "BTreeMap<String, godwit_node::health::ServiceConfig>")]
+    pub(crate) service: BTreeMap<SiteName, godwit_node::health::ServiceConfig>,
     /// Answering for the zone. Used by members with the role `redirector`.
     pub(crate) redirector: godwit_redirector::Config,
     /// Signing the zone's answers. Used by members with the role `redirector`.
@@ -81,6 +88,8 @@ impl File {
             map: self.map.clone(),
             http: self.http.clone(),
             admin: self.admin.clone(),
+            health: self.health.clone(),
+            service: self.service.clone(),
         }
     }
 

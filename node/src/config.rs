@@ -4,6 +4,7 @@
 //! error does not silently leave a default in force. [`Config::check`] says what cannot work before
 //! anything is started.
 
+use crate::health::{HealthConfig, ServiceConfig, WhenAllDown};
 use godwit_core::demand::Capacity;
 use godwit_core::name::SiteName;
 use schemars::JsonSchema;
@@ -32,6 +33,19 @@ pub struct Config {
     pub http: HttpConfig,
     /// The control endpoint.
     pub admin: AdminConfig,
+    /// How this member's services are checked by others.
+    pub health: HealthConfig,
+    /// How services are answered for, by site.
+    #[schemars(with = "BTreeMap<String, ServiceConfig>")]
+    pub service: BTreeMap<SiteName, ServiceConfig>,
+}
+
+impl Config {
+    /// The sites that are not answered when the checks of all their members fail, sorted.
+    pub(crate) fn closed(&self) -> Vec<SiteName> {
+        let closed = |service: &ServiceConfig| service.when_all_down == WhenAllDown::Closed;
+        self.service.iter().filter(|(_, service)| closed(service)).map(|(site, _)| site.clone()).collect()
+    }
 }
 
 /// What the member tells about itself.
@@ -232,6 +246,7 @@ impl Config {
         if http::HeaderValue::from_str(&self.http.cache_control).is_err() {
             return bad("http.cache_control", "is not the value of a header field".into());
         }
+        self.health.check()?;
         if self.overlay.listen.is_empty() {
             return bad("overlay.listen", "needs an address: a member must be reachable".into());
         }

@@ -12,6 +12,7 @@ use crate::records::Records;
 use crate::snapshot::Snapshot;
 use godwit_core::admission::{Admission, Refusal};
 use godwit_core::certificate::MemberCertificate;
+use godwit_core::health::Judge;
 use godwit_core::key::{MemberId, SecretKey};
 use godwit_core::member::{Event as Note, Input, Member, Output, SubmitError};
 use godwit_core::record::{Key, Record};
@@ -89,6 +90,8 @@ struct Running {
     write_again: Instant,
     /// When to tell others of what changed.
     tell_at: Option<Instant>,
+    /// Derives what holds of everybody's services.
+    judge: Judge,
 }
 
 impl Driver {
@@ -105,6 +108,7 @@ impl Driver {
             addresses: BTreeMap::new(),
             write_again: Instant::now(),
             tell_at: None,
+            judge: Judge::default(),
         };
         running.drain().await;
         running.tell();
@@ -347,7 +351,9 @@ impl Running {
     /// Tells everybody else what is known now.
     fn tell(&mut self) {
         self.tell_at = None;
-        let snapshot = Arc::new(Snapshot::of(clock::now(), &self.driver.member));
+        let (snapshot, turned) = Snapshot::of(clock::now(), &self.driver.member, &mut self.judge);
+        let snapshot = Arc::new(snapshot);
+        self.driver.metrics.health.agreed(&snapshot, &turned);
         let states = snapshot.members.values().map(|known| known.state);
         let peers = snapshot.members.values().filter(|known| known.connected).count();
         self.driver.metrics.roster(states, peers, snapshot.sites.len());

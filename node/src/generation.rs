@@ -9,8 +9,9 @@ use crate::config::MapConfig;
 use crate::datadir::DataDir;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
+use godwit_core::health::Target;
 use godwit_core::key::MemberId;
-use godwit_core::name::ZoneName;
+use godwit_core::name::{SiteName, ZoneName};
 use godwit_core::time::Time;
 use godwit_map::{Exploration, Generation, GeoDb, Health, Inputs, Shared};
 use std::fs::Metadata;
@@ -37,6 +38,8 @@ pub(crate) struct Keeper {
     zone: ZoneName,
     dir: DataDir,
     config: MapConfig,
+    /// The sites that are to be closed when the checks of all members fail.
+    closed: Vec<SiteName>,
     geo: GeoDb,
     /// What was found when the file was last tried: nothing, or a file that looked like this.
     tried: Option<Option<Fingerprint>>,
@@ -56,12 +59,19 @@ struct Fingerprint {
 
 impl Keeper {
     /// Loads what was saved at the last run and makes the first generation of it. Blocks.
-    pub(crate) fn load(zone: ZoneName, dir: DataDir, config: MapConfig, metrics: Arc<Metrics>) -> Keeper {
+    pub(crate) fn load(
+        zone: ZoneName,
+        dir: DataDir,
+        config: MapConfig,
+        closed: Vec<SiteName>,
+        metrics: Arc<Metrics>,
+    ) -> Keeper {
         let mut keeper = Keeper {
             shared: Arc::new(arc_swap::ArcSwap::from_pointee(Generation::empty(zone.clone()))),
             zone,
             dir,
             config,
+            closed,
             geo: GeoDb::empty(),
             tried: None,
             started: Instant::now(),
@@ -71,7 +81,8 @@ impl Keeper {
         };
         keeper.metrics.geoip_fresh.set(1);
         keeper.reload();
-        if let Some(inputs) = keeper.saved() {
+        if let Some(mut inputs) = keeper.saved() {
+            inputs.closed.clone_from(&keeper.closed);
             tracing::info!(
                 generation = inputs.number,
                 members = inputs.members.len(),
@@ -132,7 +143,11 @@ impl Keeper {
             let mut inputs = snapshot.inputs(&keeper.zone, keeper.number);
             inputs.exploration = keeper.exploration(inputs.time);
             let young = keeper.started.elapsed() < YOUNG;
+            inputs.closed.clone_from(&keeper.closed);
             remember(&mut inputs, previous.inputs(), |id| snapshot.is_heard(id), young);
+            if young {
+                remember_checks(&mut inputs, previous.inputs(), |target| snapshot.is_decided(target));
+            }
             let generation = Generation::compute(&inputs, &keeper.geo, Some(&previous));
             keeper.shared.store(Arc::new(generation));
             let took = started.elapsed();
@@ -226,6 +241,7 @@ fn remember(inputs: &mut Inputs, last: &Inputs, is_heard: impl Fn(&MemberId) -> 
         member.http_port = known.http_port;
         member.capacity = known.capacity;
         member.held.clone_from(&known.held);
+        member.checks.clone_from(&known.checks);
         member.peer_rtts.clone_from(&known.peer_rtts);
         if young && member.state == Health::Unknown {
             member.state = known.state;
@@ -243,6 +259,21 @@ fn remember(inputs: &mut Inputs, last: &Inputs, is_heard: impl Fn(&MemberId) -> 
         }
         if inputs.demands.is_empty() {
             inputs.demands.clone_from(&last.demands);
+        }
+    }
+}
+
+/// Takes from the last generation what was agreed about services of which too little was heard yet
+/// to agree on anything: a verdict that held when this daemon stopped holds when it starts.
+fn remember_checks(inputs: &mut Inputs, last: &Inputs, is_decided: impl Fn(&Target) -> bool) {
+    for member in &mut inputs.members {
+        let Some(known) = last.members.iter().find(|known| known.id == member.id) else { continue };
+        for check in &mut member.checks {
+            let target = Target { member: member.id, check: check.name.clone() };
+            let known = known.checks.iter().find(|known| known.name == check.name);
+            if let Some(known) = known.filter(|_| !is_decided(&target)) {
+                (check.state, check.why) = (known.state, known.why);
+            }
         }
     }
 }
@@ -328,6 +359,30 @@ mod tests {
     }
 
     #[test]
+    fn what_was_agreed_before_a_restart_holds_until_enough_are_heard() {
+        use godwit_core::health::Agreed;
+        let with = |state| {
+            let (name, why, sites) = ("site".parse().unwrap(), None, Vec::new());
+            let checks = vec![godwit_map::CheckInput { name, state, why, sites }];
+            inputs(vec![MemberInput { checks, ..member(1, Health::Alive, true) }])
+        };
+        let state = |inputs: &Inputs| inputs.members[0].checks[0].state;
+        let last = with(Agreed::Down);
+        for heard in [Agreed::Unknown, Agreed::Up] {
+            let mut undecided = with(heard);
+            remember_checks(&mut undecided, &last, |_| false);
+            assert_eq!(state(&undecided), Agreed::Down);
+        }
+        let mut decided = with(Agreed::Up);
+        remember_checks(&mut decided, &last, |_| true);
+        assert_eq!(state(&decided), Agreed::Up);
+        // Its entry is not heard yet at all.
+        let mut silent = inputs(vec![member(1, Health::Unknown, false)]);
+        remember(&mut silent, &last, |_| false, true);
+        assert_eq!(state(&silent), Agreed::Down);
+    }
+
+    #[test]
     fn a_broken_geoip_file_leaves_the_one_before_in_use() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("geo.mmdb");
@@ -336,7 +391,7 @@ mod tests {
         let zone = "edge.example".parse().unwrap();
         let metrics = Arc::new(Metrics::new());
         let config = MapConfig { geoip: Some(path.clone()), ..MapConfig::default() };
-        let mut keeper = Keeper::load(zone, dir, config, metrics.clone());
+        let mut keeper = Keeper::load(zone, dir, config, Vec::new(), metrics.clone());
         assert_eq!(metrics.geoip_fresh.get(), 0);
         keeper.geo = GeoDb::from_networks([(
             "192.0.2.0/24".parse().unwrap(),

@@ -20,6 +20,7 @@
 //! - `replicate`, `repair`, `fetch`, `sink`, `receiving`, `held`: content comes here, whole, and is kept so.
 //! - `collect`, over `roots`, `mark` and `recent`: what nobody needs any more goes.
 //! - `generation`: the map, computed anew after each change.
+//! - [`health`]: others' services are checked, and how one's own are to be is told.
 //! - `http`, over `content`: clients are served; what is not here is pulled.
 //! - [`admin`]: the operator's endpoint and its client.
 //!
@@ -43,6 +44,7 @@ pub mod datadir;
 mod driver;
 mod fetch;
 mod generation;
+pub mod health;
 mod held;
 mod http;
 mod mark;

@@ -1,6 +1,7 @@
 //! What monitors are told, in OpenMetrics text. Names are public API: `godwit_`, base units, and
 //! labels of few values only.
 
+use crate::health::HealthMetrics;
 use godwit_core::member::State;
 use godwit_core::stats::{Counters, Refused};
 use http::StatusCode;
@@ -81,6 +82,7 @@ impl HttpMetrics {
 pub(crate) struct Metrics {
     registry: SharedRegistry,
     pub(crate) http: Arc<HttpMetrics>,
+    pub(crate) health: Arc<HealthMetrics>,
     /// Objects fetched from other members and kept.
     pub(crate) fetched_objects: Counter,
     /// Bytes of them.
@@ -145,6 +147,7 @@ impl Metrics {
         let metrics = Metrics {
             registry: Arc::new(Mutex::new(Registry::with_prefix("godwit"))),
             http: Arc::default(),
+            health: Arc::default(),
             fetched_objects: Counter::default(),
             fetched_bytes: Counter::default(),
             fetch_failures: Counter::default(),
@@ -235,6 +238,7 @@ impl Metrics {
         let r = &mut *registry;
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         r.register("build", "Version of the software", build);
+        self.health.register(r);
         let h = &self.http;
         r.register("http_requests", "Requests answered, by status code", h.requests.clone());
         let help = "Time until a response could begin";

@@ -14,6 +14,7 @@ use crate::datadir::{DataDir, DataDirError, Identity, Lock};
 use crate::driver::{Command, Driver};
 use crate::fetch::{Fetcher, StoreHolder};
 use crate::generation::Keeper;
+use crate::health::{self, SiteProbes, Vantages};
 use crate::held::Held;
 use crate::http::{self, Asked, Door, Rtts, Server, Sites};
 use crate::metrics::{Metrics, SharedRegistry};
@@ -26,9 +27,11 @@ use crate::snapshot::Snapshot;
 use godwit_core::admission::Admission;
 use godwit_core::certificate::{Invalid, MemberCertificate, Role};
 use godwit_core::demand::Capacity;
+use godwit_core::health::Judge;
 use godwit_core::member::{Input, Member, OwnEntry, Timing};
 use godwit_core::record::Record;
 use godwit_overlay::{Limits, Overlay, Paths};
+use godwit_probe::Prober;
 use godwit_store::{OpenError, Options, Store, StoreError};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -209,7 +212,8 @@ impl Runtime {
         .await?;
 
         let http_addresses = addresses_of(&http_sockets)?;
-        let own = own_entry(&config, overlay.addresses(), &http_addresses);
+        let checks = config.health.checks(!http_addresses.is_empty())?;
+        let own = OwnEntry { checks, ..own_entry(&config, overlay.addresses(), &http_addresses) };
         tracing::info!(
             peer = ?overlay.addresses(), http = ?http_addresses, v4 = ?own.public_v4, v6 = ?own.public_v6,
             advertised = ?own.peer_addresses, "listening"
@@ -232,7 +236,8 @@ impl Runtime {
         let stops = Stops { serving: CancellationToken::new(), all: CancellationToken::new() };
         let (clients, tasks) = (TaskTracker::new(), TaskTracker::new());
         let (commands, orders) = mpsc::channel(COMMANDS_MAX);
-        let (snapshots, snapshot) = watch::channel(Arc::new(Snapshot::of(clock::now(), &member)));
+        let (snapshots, snapshot) =
+            watch::channel(Arc::new(Snapshot::of(clock::now(), &member, &mut Judge::default()).0));
         let recent = Arc::new(Recent::new(u64::from(config.store.cache_disk_mib) << 20));
         let fetcher = Arc::new(Fetcher {
             store: store.clone(),
@@ -259,8 +264,8 @@ impl Runtime {
         );
         let keeper = blocking({
             let (zone, dir, map) = (grant.zone.clone(), dir.clone(), config.map.clone());
-            let metrics = metrics.clone();
-            move || Ok::<_, StoreError>(Keeper::load(zone, dir, map, metrics))
+            let (metrics, closed) = (metrics.clone(), config.closed());
+            move || Ok::<_, StoreError>(Keeper::load(zone, dir, map, closed, metrics))
         })
         .await?;
         let generation = keeper.shared();
@@ -282,6 +287,14 @@ impl Runtime {
         tasks.spawn(driver.run());
         let reload = Arc::new(Notify::new());
         tasks.spawn(keeper.run(snapshot.clone(), reload.clone(), stops.all.clone()));
+        if config.health.vantage {
+            let prober = Prober::new();
+            let zone = grant.zone.clone();
+            let sites = SiteProbes::new(zone, prober.clone(), content.clone(), snapshot.clone());
+            let (sites, metrics) = (Arc::new(sites), metrics.health.clone());
+            let vantages = Vantages { prober, sites, snapshots: snapshot.clone(), metrics };
+            tasks.spawn(health::watch(vantages, commands.clone(), stops.all.clone()));
+        }
         let damaged = Arc::new(Notify::new());
         tasks.spawn(repair::repair(
             store.clone(),

@@ -7,14 +7,15 @@
 use godwit_core::certificate::{MemberCertificate, Role};
 use godwit_core::content::{SiteVersion, VersionNumber};
 use godwit_core::demand::{Capacity, Demand};
+use godwit_core::health::{Agreed, Agreement, Judge, Opinion, Target, Witness};
 use godwit_core::key::MemberId;
 use godwit_core::member::{Member, MemberView, State};
 use godwit_core::name::SiteName;
 use godwit_core::observation::ClientRtt;
 use godwit_core::record::RosterEntry;
 use godwit_core::time::Time;
-use godwit_map::{DemandInput, Health, Inputs, MemberInput, SiteInput};
-use std::collections::BTreeMap;
+use godwit_map::{CheckInput, DemandInput, Health, Inputs, MemberInput, SiteInput};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 /// What the member knew at one moment.
@@ -30,6 +31,10 @@ pub(crate) struct Snapshot {
     pub(crate) observations: Vec<(MemberId, Vec<ClientRtt>)>,
     /// What clients ask of each member, and what it can take.
     pub(crate) demands: BTreeMap<MemberId, Demand>,
+    /// What vantages agree on, for each check of each member.
+    pub(crate) health: BTreeMap<Target, Agreement>,
+    /// The members that this one checks.
+    pub(crate) watched: BTreeSet<MemberId>,
 }
 
 /// What was known of a member.
@@ -45,16 +50,28 @@ pub(crate) struct Known {
 }
 
 impl Snapshot {
-    /// What `member` knows now.
-    pub(crate) fn of(now: Time, member: &Member) -> Snapshot {
+    /// What `member` knows now, and what `judge` makes of checks: what it holds otherwise than before.
+    pub(crate) fn of(
+        now: Time,
+        member: &Member,
+        judge: &mut Judge,
+    ) -> (Snapshot, Vec<(Target, Agreed, Agreed)>) {
         let view = member.view();
-        Snapshot {
+        let members: BTreeMap<MemberId, Known> =
+            view.members().map(|member| (member.certificate.member(), Known::of(&member))).collect();
+        let judgement = judge.judge(&members.values().filter_map(Known::witness).collect::<Vec<_>>());
+        let own = members.values().find(|known| known.own).map(|known| known.certificate.member());
+        let watches = |id: &&MemberId| own.is_some_and(|own| judge.vantages(id).contains(&own));
+        let snapshot = Snapshot {
             time: now,
-            members: view.members().map(|member| (member.certificate.member(), Known::of(&member))).collect(),
+            watched: members.keys().filter(watches).copied().collect(),
+            health: judgement.agreements,
+            members,
             sites: view.sites().map(|version| (version.site.clone(), version.clone())).collect(),
             observations: view.observations().map(|(by, rtts)| (by, rtts.to_vec())).collect(),
             demands: view.demands().collect(),
-        }
+        };
+        (snapshot, judgement.turned)
     }
 
     /// The nodes that content is placed on: not the revoked or expired ones. One that is merely
@@ -99,6 +116,28 @@ impl Snapshot {
         self.members.get(member).is_some_and(|known| known.entry.is_some())
     }
 
+    /// Whether enough was heard of a check to say what holds.
+    pub(crate) fn is_decided(&self, target: &Target) -> bool {
+        self.health.get(target).is_some_and(|agreement| agreement.decided)
+    }
+
+    /// What was agreed about the services of a member.
+    fn checks(&self, id: &MemberId, known: &Known) -> Vec<CheckInput> {
+        let checks = known.entry.iter().flat_map(|entry| &entry.checks);
+        let agreed = checks.filter_map(|check| {
+            let target = Target { member: *id, check: check.name.clone() };
+            let agreement = self.health.get(&target)?;
+            let mut says = agreement.says.iter().filter(|say| say.opinion == Opinion::Down);
+            Some(CheckInput {
+                name: target.check,
+                state: agreement.state,
+                why: says.find_map(|say| say.why),
+                sites: check.sites.clone(),
+            })
+        });
+        agreed.collect()
+    }
+
     fn capacity(&self, member: &MemberId) -> Capacity {
         self.demands.get(member).map(|demand| demand.capacity).unwrap_or_default()
     }
@@ -110,7 +149,14 @@ impl Snapshot {
             zone: zone.clone(),
             time: self.time,
             number,
-            members: self.members.iter().map(|(id, known)| known.input(self.capacity(id))).collect(),
+            members: self
+                .members
+                .iter()
+                .map(|(id, known)| MemberInput {
+                    checks: self.checks(id, known),
+                    ..known.input(self.capacity(id))
+                })
+                .collect(),
             sites: self
                 .sites
                 .values()
@@ -135,6 +181,21 @@ impl Known {
             connected: view.connected,
             rtt_us: view.rtt_us,
         }
+    }
+
+    /// What it has to do with health: nothing for those that are no members any more.
+    fn witness(&self) -> Option<Witness<'_>> {
+        if matches!(self.state, State::Revoked | State::Expired) {
+            return None;
+        }
+        let entry = self.entry.as_ref();
+        Some(Witness {
+            id: self.certificate.member(),
+            region: &self.certificate.grant().region,
+            reached: matches!(self.state, State::Alive | State::Suspect),
+            checks: entry.map_or(&[], |entry| &entry.checks),
+            verdicts: entry.map_or(&[], |entry| &entry.verdicts),
+        })
     }
 
     /// The version of a site that it says it holds.

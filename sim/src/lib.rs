@@ -5,6 +5,7 @@
 //! - [`transport`]: ordered, reliable connections over such links, as QUIC makes them: what is lost
 //!   is sent again, and what is behind it waits.
 //! - [`authority`]: the offline keys of a simulated network.
+//! - [`health`]: vantages that check services, and liars among them.
 //! - [`world`]: hosts, each with a [`godwit_core::member::Member`], on a virtual clock; faults are
 //!   calls ([`world::World::kill`], [`world::World::partition`], ...), checks look at what the
 //!   members' views say.
@@ -14,6 +15,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod authority;
+pub mod health;
 pub mod link;
 pub mod transport;
 pub mod world;

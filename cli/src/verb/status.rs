@@ -49,6 +49,7 @@ fn text(status: &api::Status, now: Time) -> String {
         about(Duration::from_secs(status.uptime_seconds)),
     );
     text += &members(status, now).to_string();
+    text += &checks(status, now);
     if status.sites.is_empty() {
         text += "\nNo site is published yet: godwit publish DIR --to SITE\n";
     } else {
@@ -89,6 +90,37 @@ fn members(status: &api::Status, now: Time) -> Table {
         ]);
     }
     table
+}
+
+/// What was agreed about services, and who says what; nothing where nobody checks anything.
+fn checks(status: &api::Status, now: Time) -> String {
+    let mut table = Table::new(&["CHECK OF", "CHECK", "STATE", "SINCE", "WHY", "VANTAGES"]);
+    let mut rows = 0;
+    for member in &status.members {
+        for check in &member.checks {
+            let finds = |vantage: &api::VantageStatus| {
+                let latency = vantage.latency_ms.filter(|_| vantage.finds == "up");
+                let latency = latency.map_or_else(String::new, |ms| format!(" {ms} ms"));
+                let suspect = if vantage.suspect { " (sees all down)" } else { "" };
+                format!("{} {}{latency}{suspect}", vantage.name, vantage.finds)
+            };
+            // The last one that changed its mind made the state what it is.
+            let of_state = check.vantages.iter().filter(|vantage| vantage.finds == check.state);
+            let since = of_state.map(|vantage| vantage.since_ms).max();
+            let since = since.map(|since| about(now.since(Time::from_millis(since))));
+            let vantages: Vec<String> = check.vantages.iter().map(finds).collect();
+            table.row(vec![
+                member.name.clone(),
+                check.name.clone(),
+                check.state.clone(),
+                since.unwrap_or_else(|| "-".into()),
+                check.why.clone().unwrap_or_else(|| "-".into()),
+                if vantages.is_empty() { "-".into() } else { vantages.join(", ") },
+            ]);
+            rows += 1;
+        }
+    }
+    if rows == 0 { String::new() } else { format!("\n{table}") }
 }
 
 fn sites(status: &api::Status, now: Time) -> Table {

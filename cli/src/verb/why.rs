@@ -95,6 +95,14 @@ fn row(replica: &Value) -> Vec<String> {
     if replica["ready"] == Value::Bool(false) {
         health += ", not ready";
     }
+    for check in replica["checks"].as_array().map_or(&[][..], Vec::as_slice) {
+        if check["state"] == "down" || check["state"] == "doubted" {
+            health += &format!(", {} {}", word(&check["name"]), word(&check["state"]));
+            if !check["why"].is_null() {
+                health += &format!(" ({})", failure(&check["why"]));
+            }
+        }
+    }
     vec![
         word(&replica["rank"]),
         word(&replica["name"]),
@@ -115,6 +123,14 @@ fn source(replica: &Value) -> String {
     let bounded =
         if measured["raised"] == Value::Bool(true) { ", less than light allows was told" } else { "" };
     format!("{source} ({samples}, {}{bounded})", word(&measured["age"]))
+}
+
+/// Why a check fails: a word, or a word with a code.
+fn failure(why: &Value) -> String {
+    match why.as_object().and_then(|object| object.iter().next()) {
+        Some((kind, code)) => format!("{kind} {code}"),
+        None => word(why),
+    }
 }
 
 /// A value as a word of a table.

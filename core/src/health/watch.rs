@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// So many outcomes are remembered for people: a minute of them at the default pace.
+/// So many outcomes are remembered for people: most of a minute at the default pace.
 pub const HISTORY_MAX: usize = 12;
 
 /// `hold` doubles so often at the most.

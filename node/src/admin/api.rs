@@ -177,6 +177,43 @@ pub struct Member {
     pub software: String,
     /// When its membership ends, milliseconds since the Unix epoch.
     pub expires_at_ms: u64,
+    /// The checks of its services that it asks for, and what was agreed about each.
+    #[serde(default)]
+    pub checks: Vec<CheckStatus>,
+}
+
+/// A check in [`Member`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// Its name; `site` is the data path.
+    pub name: String,
+    /// What vantages agree on: `unknown`, `up`, `doubted` or `down`.
+    pub state: String,
+    /// Whether as many say so as must.
+    pub decided: bool,
+    /// How the last failure looked to the first vantage that says down.
+    pub why: Option<String>,
+    /// The sites that depend on it; none means all.
+    pub sites: Vec<String>,
+    /// Who checks it, and what they find.
+    pub vantages: Vec<VantageStatus>,
+}
+
+/// A vantage in [`CheckStatus`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VantageStatus {
+    /// Its name.
+    pub name: String,
+    /// What it finds: `unknown`, `up` or `down`.
+    pub finds: String,
+    /// Since when, milliseconds since the Unix epoch, by its clock; 0 while it finds nothing.
+    pub since_ms: u64,
+    /// How the last failure looked.
+    pub why: Option<String>,
+    /// How long an answer takes, milliseconds.
+    pub latency_ms: Option<u32>,
+    /// Whether it sees everything down, so that its *down* is not counted.
+    pub suspect: bool,
 }
 
 /// Where a member is reached.

@@ -2,11 +2,13 @@
 
 use super::api::{self, Error};
 use super::server::{Control, no_site};
+use crate::health::{agreed_name, opinion_name};
 use crate::metrics::state_name;
 use crate::placement;
 use crate::snapshot::{Known, Snapshot};
 use godwit_core::certificate::Role;
 use godwit_core::content::{ObjectId, Replicas, SiteVersion, VersionNumber};
+use godwit_core::health::{Check, Opinion, Say, Target};
 use godwit_core::key::MemberId;
 use godwit_core::name::SiteName;
 use godwit_core::wire;
@@ -77,6 +79,35 @@ fn member(
         load: entry.map_or(0.0, |entry| f64::from(entry.load_permille) / 1000.0),
         software: entry.map(|entry| entry.software.clone()).unwrap_or_default(),
         expires_at_ms: grant.validity.not_after.as_millis(),
+        checks: entry
+            .map(|entry| entry.checks.iter().map(|one| check(snapshot, id, one)).collect())
+            .unwrap_or_default(),
+    }
+}
+
+fn check(snapshot: &Snapshot, member: &MemberId, check: &Check) -> api::CheckStatus {
+    let target = Target { member: *member, check: check.name.clone() };
+    let agreement = snapshot.health.get(&target);
+    let says = agreement.map_or(&[][..], |agreement| &agreement.says);
+    let vantage = |say: &Say| api::VantageStatus {
+        name: snapshot
+            .members
+            .get(&say.by)
+            .map_or_else(|| say.by.short().to_string(), |known| known.certificate.grant().name.to_string()),
+        finds: opinion_name(say.opinion).to_owned(),
+        since_ms: say.since.as_millis(),
+        why: say.why.map(|why| why.to_string()),
+        latency_ms: say.latency_ms,
+        suspect: say.suspect,
+    };
+    let down = says.iter().filter(|say| say.opinion == Opinion::Down).find_map(|say| say.why);
+    api::CheckStatus {
+        name: check.name.to_string(),
+        state: agreed_name(agreement.map(|agreement| agreement.state).unwrap_or_default()).to_owned(),
+        decided: agreement.is_some_and(|agreement| agreement.decided),
+        why: down.map(|why| why.to_string()),
+        sites: check.sites.iter().map(SiteName::to_string).collect(),
+        vantages: says.iter().map(vantage).collect(),
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod browser;
 mod collecting;
+mod health;
 mod network;
 mod replication;
 mod serving;

@@ -4,3 +4,4 @@
 mod failure;
 mod garbage;
 mod heads;
+mod health;
