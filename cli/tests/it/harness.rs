@@ -89,6 +89,11 @@ impl World {
                  [redirector]\nlisten = [\"127.0.0.1:0\"]\nworkers = 1\n"
             ),
         );
+        self.launch(data_dir)
+    }
+
+    /// Starts the member in `data_dir` with the configuration that is there.
+    pub(crate) fn launch(&self, data_dir: &str) -> Member {
         let mut command = self.command(&["run", "--data-dir", data_dir, "--log-format", "json"]);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -146,6 +151,11 @@ impl Member {
         text.trim_matches(['[', ']']).split(", ").next().unwrap().parse().unwrap()
     }
 
+    /// Waits until it has ended by itself, and gives its exit code.
+    pub(crate) fn ended(mut self) -> i32 {
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+
     /// Asks it to stop, and gives its exit code.
     pub(crate) fn stop(mut self) -> i32 {
         Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
@@ -196,15 +206,9 @@ pub(crate) fn metrics(member: &Member) -> String {
     answer
 }
 
-/// Asks a name server for the A record of `name`; gives the reply's bytes.
+/// Asks a name server for the A record of `name`, over and over; gives the reply's bytes.
 pub(crate) fn resolve(server: SocketAddr, name: &str) -> Vec<u8> {
-    let mut query = vec![0x12, 0x34, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in name.split('.') {
-        query.push(u8::try_from(label.len()).unwrap());
-        query.extend_from_slice(label.as_bytes());
-    }
-    query.extend_from_slice(&[0, 0, 1, 0, 1]);
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (socket, query) = asker(name);
     socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     until("a reply from the redirector", || {
         socket.send_to(&query, server).unwrap();
@@ -212,6 +216,26 @@ pub(crate) fn resolve(server: SocketAddr, name: &str) -> Vec<u8> {
         let len = socket.recv(&mut reply).ok()?;
         Some(reply[..len].to_vec())
     })
+}
+
+/// The same, once: that query must be answered.
+pub(crate) fn ask_once(server: SocketAddr, name: &str) -> Vec<u8> {
+    let (socket, query) = asker(name);
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.send_to(&query, server).unwrap();
+    let mut reply = [0; 1500];
+    let len = socket.recv(&mut reply).unwrap();
+    reply[..len].to_vec()
+}
+
+fn asker(name: &str) -> (UdpSocket, Vec<u8>) {
+    let mut query = vec![0x12, 0x34, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        query.push(u8::try_from(label.len()).unwrap());
+        query.extend_from_slice(label.as_bytes());
+    }
+    query.extend_from_slice(&[0, 0, 1, 0, 1]);
+    (UdpSocket::bind("127.0.0.1:0").unwrap(), query)
 }
 
 /// Whether the path's mode lets nobody but the owner in.

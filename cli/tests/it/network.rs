@@ -1,7 +1,9 @@
 //! Real members on loopback addresses: from an invitation to a page, and what can go wrong.
 
-use crate::harness::{Member, World, get, metrics, resolve, until};
+use crate::harness::{Member, World, ask_once, get, metrics, resolve, until};
 use serde_json::Value;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A world with a founder that runs.
 fn founded() -> (World, Member) {
@@ -194,4 +196,50 @@ fn documented(metrics: &str) {
     let names = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     let missing: Vec<&str> = names.filter(|name| !document.contains(&format!("`{name}"))).collect();
     assert!(missing.is_empty(), "docs/metrics.md does not tell of {missing:?}");
+}
+
+#[test]
+fn a_second_process_takes_over_while_names_are_answered() {
+    let world = World::with_network();
+    let token = world.invite("fra1", "eu-frankfurt");
+    world.run(&["join", &token, "--data-dir", "fra1"]).check(0, "");
+    let handover = world.path("handover");
+    world.write(
+        "fra1/godwit.toml",
+        format!(
+            "[overlay]\nlisten = [\"127.0.0.1:0\"]\n[http]\nlisten = [\"127.0.0.1:0\"]\n\
+             [redirector]\nlisten = [\"127.0.0.1:0\"]\nworkers = 1\nhandover = {handover:?}\n"
+        ),
+    );
+    let first = world.launch("fra1");
+    world.write("site/index.html", "<h1>one</h1>");
+    world.json(&with(&["publish", "site", "--to", "www", "--json"], &first));
+    let dns = first.address("dns");
+    let answered = |reply: &[u8]| reply[3] & 15 == 0 && reply.ends_with(&[127, 0, 0, 1]);
+    until("the redirector to know the site", || {
+        answered(&resolve(dns, "www.edge.example.org")).then_some(())
+    });
+    let over = Arc::new(AtomicBool::new(false));
+    let asking = {
+        let over = over.clone();
+        std::thread::spawn(move || {
+            let mut count = 0;
+            while !over.load(Ordering::SeqCst) {
+                let reply = ask_once(dns, "www.edge.example.org");
+                assert!(answered(&reply), "{reply:?} after {count} answers");
+                count += 1;
+            }
+            count
+        })
+    };
+    let second = world.launch("fra1");
+    assert_eq!(second.address("dns"), dns);
+    assert_eq!(first.ended(), 0);
+    let third = world.launch("fra1");
+    assert_eq!(second.ended(), 0);
+    over.store(true, Ordering::SeqCst);
+    let count = asking.join().unwrap();
+    println!("{count} names answered, one after the other, while two processes took over");
+    assert_eq!(third.stop(), 0);
+    assert!(!handover.exists());
 }
