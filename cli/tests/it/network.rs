@@ -208,7 +208,8 @@ fn a_second_process_takes_over_while_names_are_answered() {
         "fra1/godwit.toml",
         format!(
             "[overlay]\nlisten = [\"127.0.0.1:0\"]\n[http]\nlisten = [\"127.0.0.1:0\"]\n\
-             [redirector]\nlisten = [\"127.0.0.1:0\"]\nworkers = 1\nhandover = {handover:?}\n"
+             [redirector]\nlisten = [\"127.0.0.1:0\"]\nworkers = 1\nhandover = {handover:?}\n\
+             limits = {{ replies_per_second = 0 }}\n"
         ),
     );
     let first = world.launch("fra1");
