@@ -5,6 +5,9 @@
 //! dig @127.0.0.1 -p 5300 www.edge.example.org +subnet=203.0.113.0/24
 //! ```
 //!
+//! With a directory of keys as the second argument (`godwit dnssec generate --zone edge.example.org`)
+//! the zone is signed.
+//!
 //! Instead of an address it takes a file with the settings that stand under `[redirector]` in a
 //! member's configuration; SIGHUP reads it again. A second one with the same `handover` takes over.
 

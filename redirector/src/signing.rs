@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime};
 use tokio::task::JoinHandle;
 
 /// How often the directory is looked at. A rollover waits at least an hour for others anyway.
-const LOOK_PERIOD: Duration = Duration::from_secs(30);
+const LOOK_PERIOD: Duration = Duration::from_secs(10);
 
 /// Why the zone cannot be signed. Nothing was changed.
 #[derive(Debug, thiserror::Error)]

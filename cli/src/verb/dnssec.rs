@@ -31,8 +31,8 @@ Examples:
   godwit dnssec roll ds-seen  the registrar has the new DS record, and it only
 
 The directory is the one in `[dnssec] keys` of the configuration. Every redirector has the same files in
-it: make and change them on one machine and copy the directory. Redirectors read changed files within half
-a minute.")]
+it: make and change them on one machine and copy the directory. Redirectors read changed files within ten
+seconds.")]
 pub(crate) struct Dnssec {
     #[command(subcommand)]
     action: Action,

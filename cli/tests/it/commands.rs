@@ -29,6 +29,43 @@ fn a_network_is_made_once_and_its_secrets_are_private() {
 }
 
 #[test]
+fn keys_of_a_zone_are_made_shown_and_rolled() {
+    let world = World::new();
+    let keys = world.path("keys");
+    let at = ["--keys", keys.to_str().unwrap()];
+    let run = |verbs: &[&str]| world.run(&[&["dnssec"], verbs, &at].concat());
+    world.run(&["dnssec", "status"]).check(2, "[dnssec] keys");
+    run(&["generate"]).check(2, "--zone ZONE");
+    let made = run(&["generate", "--zone", "edge.example.org"]);
+    made.check(0, "");
+    assert!(made.out.contains("\nedge.example.org. DS ") && made.out.contains(" 13 2 "), "{}", made.out);
+    run(&["generate", "--zone", "edge.example.org"]).check(2, "already has keys");
+    for entry in std::fs::read_dir(&keys).unwrap() {
+        let path = entry.unwrap().path();
+        assert!(path.extension().is_none_or(|ending| ending != "pem") || is_private(&path), "{path:?}");
+    }
+    run(&["roll", "ds-seen"]).check(2, "no rollover waits");
+    run(&["roll", "start", "--role", "zsk"]).check(2, "no zsk is active");
+    let rolled = run(&["roll", "start"]);
+    rolled.check(0, "");
+    assert!(rolled.out.contains("Copy ") && rolled.out.contains("Next: wait until"), "{}", rolled.out);
+    run(&["roll", "start"]).check(3, "under way");
+    run(&["roll", "ds-seen"]).check(3, "may not be used before");
+    let status = world.json(&[&["dnssec", "status", "--json"], &at[..]].concat());
+    assert_eq!(status["keys"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        (&status["keys"][0]["phase"], &status["keys"][1]["phase"]),
+        (&"active".into(), &"active".into())
+    );
+    let ds = world.json(&[&["dnssec", "ds", "--json"], &at[..]].concat());
+    assert_eq!((&ds["keys"][0]["wanted"], &ds["keys"][1]["wanted"]), (&true.into(), &false.into()));
+    let split = run(&["generate", "--zone", "split.example.org", "--split", "--algorithm", "ed25519"]);
+    split.check(0, "");
+    assert_eq!(split.out.matches(" DS ").count(), 1, "{}", split.out);
+    run(&["status"]).check(2, "keys of edge.example.org, split.example.org");
+}
+
+#[test]
 fn invitations_tell_place_founder_and_what_the_registrar_needs() {
     let world = World::with_network();
     let first = world.json(&[

@@ -128,7 +128,12 @@ impl Directory {
             }
             keys.push(self.read_key(stem)?);
         }
-        keys.sort_by(|a, b| (a.key.times.published, &a.stem).cmp(&(b.key.times.published, &b.stem)));
+        // Two of one second: the one that signs, or that the parent is asked for, earlier.
+        let age = |stored: &StoredKey| {
+            let Times { published, active, ds_from, .. } = stored.key.times;
+            (published, active, ds_from, stored.stem.clone())
+        };
+        keys.sort_by_key(age);
         Ok(keys)
     }
 

@@ -253,19 +253,32 @@ impl Job<'_> {
             // exists and has no types.
             code = ResponseCode::NoError;
         }
-        let (answers, authority) = match (denied, self.asked.kind) {
-            (Some(nsec), RecordType::NSEC) if exists => (self.section(vec![nsec])?, Vec::new()),
-            // RFC 8482, 4.1: of all signatures at a name, one that is always there.
-            (Some(nsec), RecordType::RRSIG) if exists => (self.signatures(&[nsec])?, Vec::new()),
-            (Some(nsec), _) => {
-                let mut authority = self.section(reply.authority.clone())?;
-                authority.extend(self.section(vec![nsec])?);
-                (self.section(reply.answers.clone())?, authority)
+        match (denied, self.asked.kind) {
+            (Some(nsec), RecordType::NSEC) if exists => {
+                let signatures = self.signatures(std::slice::from_ref(&nsec))?;
+                reply.answers = [vec![nsec], signatures].concat();
+                reply.authority.clear();
             }
-            (None, _) => (self.section(reply.answers.clone())?, self.section(reply.authority.clone())?),
-        };
-        let additional = self.section(reply.additional.clone())?;
-        *reply = Reply { code, answers, authority, additional, ..reply.clone() };
+            // RFC 8482, 4.1: of all signatures at a name, one that is always there.
+            (Some(nsec), RecordType::RRSIG) if exists => {
+                reply.answers = self.signatures(&[nsec])?;
+                reply.authority.clear();
+            }
+            (nsec, _) => {
+                // All signatures are there before anything is changed.
+                let proof =
+                    nsec.as_ref().map(|nsec| self.signatures(std::slice::from_ref(nsec))).transpose()?;
+                let answers = self.section(&reply.answers)?;
+                let authority = self.section(&reply.authority)?;
+                let additional = self.section(&reply.additional)?;
+                insert(&mut reply.answers, answers);
+                insert(&mut reply.authority, authority);
+                insert(&mut reply.additional, additional);
+                reply.authority.extend(nsec);
+                reply.authority.extend(proof.into_iter().flatten());
+            }
+        }
+        reply.code = code;
         Ok(())
     }
 
@@ -283,14 +296,15 @@ impl Job<'_> {
         kinds
     }
 
-    /// The section with signatures after each RRset.
-    fn section(&mut self, records: Vec<Record>) -> Result<Vec<Record>, SignError> {
-        let mut signed = Vec::with_capacity(records.len() + 2);
+    /// The signatures of a section's RRsets, each with where it goes: after the last record of its set.
+    fn section(&mut self, records: &[Record]) -> Result<Vec<(usize, Record)>, SignError> {
+        let mut signatures = Vec::new();
+        let mut end = 0;
         for set in records.chunk_by(|a, b| a.record_type() == b.record_type() && a.name == b.name) {
-            signed.extend_from_slice(set);
-            signed.extend(self.signatures(set)?);
+            end += set.len();
+            signatures.extend(self.signatures(set)?.into_iter().map(|rrsig| (end, rrsig)));
         }
-        Ok(signed)
+        Ok(signatures)
     }
 
     /// The RRSIG records of an RRset.
@@ -362,6 +376,14 @@ impl Job<'_> {
         let signature = key.key.sign(&set.signed_bytes(&data))?;
         data.extend(signature);
         Ok(Signature { data: data.into(), inception, refresh: expiration - validity / 4, expiration })
+    }
+}
+
+/// Puts signatures into their section.
+fn insert(section: &mut Vec<Record>, signatures: Vec<(usize, Record)>) {
+    // From the end, so that the places before stay.
+    for (place, rrsig) in signatures.into_iter().rev() {
+        section.insert(place, rrsig);
     }
 }
 

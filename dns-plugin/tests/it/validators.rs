@@ -414,9 +414,27 @@ fn dnsviz_finds_nothing_wrong() {
     let output = run("dnsviz", &arguments);
     assert!(probed.exists(), "{output}");
     let all = run("dnsviz", &["grok", "-r", probed_path]);
-    assert!(all.matches("\"status\": \"VALID\"").count() > 20, "{all}");
+    assert!(all.matches("\"status\": \"VALID\"").count() >= 8, "{all}");
     for wrong in ["\"errors\"", "BOGUS", "INVALID", "EXPIRED"] {
         assert!(!all.contains(wrong), "{wrong}: {all}");
+    }
+}
+
+/// Signed replies are larger than others, and larger the shorter the name: how much, is told in
+/// docs/dnssec.md.
+#[test]
+fn signed_replies_are_at_most_nine_times_their_queries() {
+    let served = Served::new(&[settled(Role::Csk)]);
+    use hickory_server::proto::rr::RecordType::{A, AAAA, MX, NS, SOA, TXT};
+    for (name, kind) in
+        [("www", A), ("www", AAAA), ("", SOA), ("", NS), ("", MX), ("x", A), ("node", A), ("www", TXT)]
+    {
+        let query = super::Query::new(&full(name), kind).edns(1232, 0x8000, &[]).bytes();
+        let source = "192.0.2.9:53".parse().unwrap();
+        let reply = reply(&served.handler, &query, source, Protocol::Udp).unwrap();
+        let tenths = reply.len() * 10 / query.len();
+        println!("{name:5} {kind:5} {} -> {} = {}.{}", query.len(), reply.len(), tenths / 10, tenths % 10);
+        assert!((15..=90).contains(&tenths), "{name} {kind}: {} to {}", query.len(), reply.len());
     }
 }
 

@@ -5,6 +5,7 @@ mod flood;
 mod process;
 mod restart;
 mod secondaries;
+mod signing;
 mod static_zone;
 mod transports;
 
