@@ -1,6 +1,7 @@
 //! Question and client in, records out.
 
 mod find;
+mod plain;
 mod why;
 
 pub use why::client_prefix;
@@ -155,6 +156,12 @@ impl<'v> Answerer<'v> {
             None => found.site,
         };
         Some(site.map_or(Subject::Nobody, Subject::Choice))
+    }
+
+    /// The names whose A and AAAA records are what the map tells of a site, with the TTL of
+    /// [`Options::ttl`] and nothing beside them: in wire form with small letters, without wildcards.
+    pub fn plain_names(&self) -> Vec<(Vec<u8>, SiteRef)> {
+        plain::names(self.view)
     }
 
     /// What stands at a name after the CNAMEs that a question of this type follows.

@@ -129,6 +129,18 @@ pub fn reject(packet: &[u8], code: ResponseCode, edns: bool) -> Option<Vec<u8>> 
     Some(reply)
 }
 
+/// The reply to a query in another EDNS version than ours (RFC 6891, 6.1.3): whatever its options
+/// say, they are not ours to read. `None` for any other query.
+pub fn other_version(packet: &[u8], query: &Query) -> Option<Vec<u8>> {
+    query.edns.as_ref().filter(|opt| opt.version != 0)?;
+    let code = ResponseCode::BADVERS;
+    let mut reply = reject(packet, code, false)?;
+    reply.extend(packet.get(HEADER_LEN..HEADER_LEN + query.name_len + 4)?);
+    reply.extend(opt_head(code.high(), 0, 0));
+    (reply[5], reply[11]) = (1, 1);
+    Some(reply)
+}
+
 /// Walks the whole packet: `None` when it is malformed, an error when only an option is.
 fn query(packet: &[u8], header: &[u8; HEADER_LEN]) -> Option<Result<Query, Malformed>> {
     let count = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);

@@ -6,7 +6,7 @@ use crate::metrics::{Drop, Metrics, Outcome, Transport};
 use crate::transfer::{self, Transfers};
 use crate::tsig::Opened;
 use crate::udp::truncate;
-use godwit_dns_plugin::screen::{Screened, Silence, reject, screen};
+use godwit_dns_plugin::screen::{Screened, Silence, other_version, reject, screen};
 use godwit_dns_plugin::{Handler, Replied, View};
 use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::op::ResponseCode;
@@ -68,6 +68,11 @@ impl Engine {
             Screened::Pass(query) => query,
         };
         let answer = |packet: &[u8]| {
+            if let Some(reply) = other_version(packet, &query) {
+                let (kind, code) = (Some(query.kind.into()), ResponseCode::BADVERS);
+                self.metrics.answered(Outcome { transport, kind, code });
+                return Some(reply);
+            }
             let Some(replied) = self.respond(now, view, packet, source, transport) else {
                 return self.reject(packet, ResponseCode::FormErr, false, transport);
             };
@@ -80,7 +85,8 @@ impl Engine {
             Opened::Signed { query, mut signer } => {
                 let mut reply = answer(&query)?;
                 if transport == Transport::Udp && reply.len() + SIGNATURE_LEN_MAX > PAYLOAD_PLAIN {
-                    truncate(&mut reply);
+                    let len = truncate(&mut reply);
+                    reply.truncate(len);
                 }
                 signer.sign(transfer::now(), &mut reply);
                 Some(reply)

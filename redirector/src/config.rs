@@ -11,9 +11,8 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Addresses to answer on, each over UDP and TCP. Default: port 53 on all addresses. On a host
-    /// with several addresses list them one by one: a socket on all addresses may answer from
-    /// another than the one that was asked.
+    /// Addresses to answer on, each over UDP and TCP. Default: port 53 on all addresses.
+    /// Replies leave from the address that was asked.
     pub listen: Vec<SocketAddr>,
     /// UDP sockets per address; 0 (the default) makes one for each processor.
     pub workers: usize,
@@ -22,6 +21,14 @@ pub struct Config {
     pub ttl_secs: u32,
     /// Seconds that names of members and name servers may be kept. Default 60.
     pub ttl_static_secs: u32,
+    /// A file with the secret that DNS cookies (RFC 9018) are made with: 32 hexadecimal digits. The
+    /// same for all redirectors of a zone, so that each knows the others' cookies. Up to two more
+    /// lines hold secrets that are heeded but not used for new cookies; so the secret is changed
+    /// without anybody noticing. Default: a secret of this process alone.
+    pub cookie_secret_file: Option<PathBuf>,
+    /// What this name server calls itself to those who ask (NSID, RFC 5001); at most 64 octets.
+    /// Default: nothing.
+    pub nsid: String,
     /// Limits against abuse.
     pub limits: Limits,
     /// DNS over TLS, HTTPS and QUIC. Off by default.
@@ -93,12 +100,13 @@ fn yes() -> bool {
 pub struct Limits {
     /// UDP replies per second and source prefix (IPv4 /24, IPv6 /56); bursts of twice that. 0 turns
     /// the limit off. Default 1,000: a large public resolver's share of one small zone is below it,
-    /// and a forged flood gets at most about 100 kB/s out of it.
+    /// and a forged flood gets at most about 100 kB/s out of it. Clients that show a cookie of ours are
+    /// not limited; replies to malformed packets are limited to 10 a second always.
     pub replies_per_second: u32,
     /// Beyond the limit every so-manieth reply goes out truncated, and the others not at all.
     /// 0 sends none. Default 2.
     pub slip: u32,
-    /// So many source prefixes are counted apart. Default 65,536 (2 MiB).
+    /// So many source prefixes are counted apart. Default 65,536 (1 MiB).
     pub prefixes_max: usize,
     /// TCP connections at a time. One more takes the place of the one that has been without a whole
     /// query for longest. Default 1,024, at 3 kB each.
@@ -121,6 +129,8 @@ impl Default for Config {
             workers: 0,
             ttl_secs: 5,
             ttl_static_secs: 60,
+            cookie_secret_file: None,
+            nsid: String::new(),
             limits: Limits::default(),
             tls: TlsConfig::default(),
             transfer: TransferConfig::default(),

@@ -21,9 +21,8 @@
 //!
 //! - [`sockets`]: per listen address one TCP listener (bound first and alone, so that a port in use
 //!   is found) and one UDP socket per worker, sharing the port by `SO_REUSEPORT`.
-//! - [`udp`]: each worker receives, screens, answers and sends in one task; nothing is spawned per
-//!   packet. What is between receiving and sending is one function from bytes to bytes, the seam
-//!   where a batched fast path goes later.
+//! - [`udp`], [`fast`]: a thread for each UDP socket receives, answers and sends by the batch. What it
+//!   has not encoded before it has [`capture`], the general path, make.
 //! - [`tcp`]: listens for connections; [`stream`] converses on them, [`tls`], [`doh`] and [`doq`] with
 //!   encryption. [`connections`] caps them per source before overall; the newest always gets in, at
 //!   the cost of who made no progress for longest.
@@ -35,8 +34,8 @@
 //!
 //! # Trade-offs
 //!
-//! A socket on an unspecified address (`0.0.0.0`) answers from whatever address the kernel picks;
-//! on a host with several addresses, list them one by one.
+//! UDP threads are not tasks of the runtime: under a flood they take all of their processors, and
+//! connections and the rest of the process share what the kernel gives them beside that.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
@@ -46,10 +45,13 @@ mod connections;
 mod doh;
 mod doq;
 mod edns;
+mod fast;
 mod handover;
 mod limit;
+mod manners;
 mod metrics;
 mod notify;
+pub mod paths;
 mod signing;
 mod sockets;
 pub mod static_zone;
@@ -63,6 +65,7 @@ mod udp;
 pub use config::{Config, Limits, SecondaryConfig, TlsConfig, TransferConfig};
 pub use godwit_dns_plugin::{SharedView, Zone};
 pub use handover::{Inherited, LetGo, Succession};
+pub use manners::CookieError;
 pub use signing::{DnssecConfig, Signing, SigningError};
 pub use sockets::StartError;
 pub use tls::TlsError;
@@ -83,10 +86,11 @@ use std::time::Duration;
 use stream::{Idle, Service};
 use tcp::Speaks;
 use tls::Certificates;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use transfer::{Peers, Transfers};
+use udp::Threads;
 
 /// How long connections get to end when the redirector stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
@@ -127,11 +131,11 @@ impl Redirector {
         let waiting = waiting.map_err(|error| handover_failure(&config, error))?;
         let metrics = Arc::new(Metrics::register(registry));
         let transfers = Arc::new(Transfers::new(peers, shared.clone(), metrics.clone()));
-        let engine = capture::Engine::new(Handler::new(shared), transfers.clone(), metrics.clone());
+        let handler = Handler::new(shared).with_manners(config.manners()?);
+        let engine = capture::Engine::new(handler, transfers.clone(), metrics.clone());
         let (stop, stopped) = watch::channel(());
         let stop = Arc::new(stop);
         let mut tasks = JoinSet::new();
-        let limiter = Arc::new(limit::Limiter::new(&config.limits));
         let service = Service { engine: engine.clone(), transfers: transfers.clone(), idle: Idle::default() };
         let limits = &config.limits;
         let connections = |max| Connections::new(max, limits.tcp_connections_per_prefix_max, metrics.clone());
@@ -144,17 +148,15 @@ impl Redirector {
             let (service, connections) = (service.clone(), connections.clone());
             Ok::<_, StartError>(tcp::Acceptor { listener, service, connections, speaks }.run(stopped.clone()))
         };
-        let mut addresses = Addresses::default();
+        let (mut addresses, mut udp) = (Addresses::default(), Vec::new());
         for listening in sockets.dns {
             addresses.dns.push(listening.address);
-            for socket in listening.udp {
-                let socket =
-                    UdpSocket::from_std(socket).map_err(|error| StartError::Runtime("UDP", error))?;
-                let worker = udp::Worker { socket, engine: engine.clone(), limiter: limiter.clone() };
-                tasks.spawn(worker.run(stopped.clone()));
-            }
+            udp.extend(listening.udp);
             tasks.spawn(accept(listening.tcp, &plain, Speaks::Dns)?);
         }
+        let limiter = Arc::new(limit::Limiter::new(&config.limits));
+        let threads = Threads::start(udp, &engine, &limiter);
+        tasks.spawn(threads.map_err(|error| StartError::Runtime("UDP", error))?.run(stopped.clone()));
         // Whoever holds one of them still reads QUIC.
         let (reading, read) = mpsc::channel::<Infallible>(1);
         if let Some(certificates) = &certificates {

@@ -1,20 +1,32 @@
 //! Replies per source prefix: response rate limiting with slip.
 //!
-//! A token bucket for each prefix (IPv4 /24, IPv6 /56), in a table of fixed size: a prefix has two
-//! places to be, takes the one it has or the one that was idle longer, and shares nothing else. A
-//! flood from a million forged prefixes so forgets honest ones, which then start with a full
-//! bucket: the limit protects the victims of a forged flood, and they are few at a time.
+//! Each prefix (IPv4 /24, IPv6 /56) has a bucket in a table of fixed size: two places to be, of which it
+//! takes the one it has or the one that was idle longer, and shares nothing else. A flood from a
+//! million forged prefixes so forgets honest ones, which then start with a full bucket: the limit
+//! protects the victims of a forged flood, and they are few at a time.
+//!
+//! A bucket is one number, the moment at which it will be full again (the *generic cell rate
+//! algorithm*): each reply moves it on by the time that one reply takes at the permitted rate, and what
+//! would move it further ahead than the burst is beyond the limit. So threads need no lock; where two
+//! meet in one bucket at the same instant, one reply may go uncounted.
+//!
+//! What is malformed is answered by a few octets for those who make honest mistakes, and limited much
+//! more: a source that sends garbage gets ten such replies a second and no slip.
 
 use crate::config::Limits;
+use crate::fast::names::stir;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Buckets hold replies for so many seconds.
-const BURST_SECS: u64 = 2;
-/// Locks: workers seldom meet.
-const SHARDS: usize = 16;
+const BURST: Duration = Duration::from_secs(2);
+/// Replies to malformed packets per second and prefix, where replies are limited more than that
+/// anyway the lower limit.
+const ERRORS_PER_SECOND: u64 = 10;
+/// Tells the buckets for errors from those for replies.
+const ERROR: u64 = 1 << 61;
 
 /// What to do with a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,75 +39,85 @@ pub(crate) enum Verdict {
 
 /// The table of buckets.
 pub(crate) struct Limiter {
-    shards: Vec<Mutex<Vec<Bucket>>>,
-    /// Thousandths of a reply per millisecond = replies per second.
-    rate: u64,
-    slip: u32,
+    buckets: Box<[Bucket]>,
+    /// What one reply costs, ns; 0 for no limit.
+    cost: u64,
+    slip: u64,
+    /// Replies beyond the limit.
+    beyond: AtomicU64,
     started: Instant,
-    hasher: RandomState,
+    seed: u64,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Bucket {
-    prefix: u64,
-    /// Thousandths of a reply.
-    tokens: u64,
-    /// When it was filled last, ms since the start.
-    filled: u64,
-    /// Replies beyond the limit.
-    beyond: u32,
+    prefix: AtomicU64,
+    /// When it will be full again, ns since the start.
+    full_at: AtomicU64,
 }
 
 impl Limiter {
     pub(crate) fn new(limits: &Limits) -> Limiter {
-        let buckets = (limits.prefixes_max / SHARDS).clamp(2, 1 << 20);
-        let buckets = if limits.replies_per_second == 0 { 0 } else { buckets };
+        let buckets = limits.prefixes_max.clamp(32, 1 << 24);
         Limiter {
-            shards: (0..SHARDS).map(|_| Mutex::new(vec![Bucket::default(); buckets])).collect(),
-            rate: limits.replies_per_second.into(),
-            slip: limits.slip,
+            buckets: (0..buckets).map(|_| Bucket::default()).collect(),
+            cost: 1_000_000_000u64.checked_div(limits.replies_per_second.into()).unwrap_or(0),
+            slip: limits.slip.into(),
+            beyond: AtomicU64::new(0),
             started: Instant::now(),
-            hasher: RandomState::new(),
+            seed: RandomState::new().hash_one(0),
         }
+    }
+
+    /// The moment to check with.
+    pub(crate) fn now(&self) -> u64 {
+        self.started.elapsed().as_nanos() as u64
     }
 
     /// Takes a reply to `source` into account.
-    pub(crate) fn check(&self, source: IpAddr) -> Verdict {
-        if self.rate == 0 {
+    pub(crate) fn check(&self, now: u64, source: IpAddr) -> Verdict {
+        if self.cost == 0 || self.take(now, prefix(source), self.cost) {
             return Verdict::Send;
         }
-        self.check_at(self.started.elapsed().as_millis() as u64, source)
-    }
-
-    fn check_at(&self, now: u64, source: IpAddr) -> Verdict {
-        let prefix = prefix(source);
-        // Which places a prefix has is not for others to guess.
-        let hash = self.hasher.hash_one(prefix);
-        let mut shard = self.shards[hash as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner);
-        let len = shard.len();
-        let places = [(hash >> 8) as u32 as usize % len, (hash >> 36) as usize % len];
-        let place = match places.iter().find(|place| shard[**place].prefix == prefix) {
-            Some(place) => *place,
-            None if shard[places[0]].filled <= shard[places[1]].filled => places[0],
-            None => places[1],
-        };
-        let bucket = &mut shard[place];
-        let full = self.rate * BURST_SECS * 1000;
-        if bucket.prefix != prefix {
-            *bucket = Bucket { prefix, tokens: full, filled: now, beyond: 0 };
-        }
-        let gained = now.saturating_sub(bucket.filled).saturating_mul(self.rate);
-        bucket.tokens = bucket.tokens.saturating_add(gained).min(full);
-        bucket.filled = now;
-        if let Some(left) = bucket.tokens.checked_sub(1000) {
-            bucket.tokens = left;
-            return Verdict::Send;
-        }
-        bucket.beyond = bucket.beyond.wrapping_add(1);
-        match bucket.beyond.checked_rem(self.slip) {
+        let beyond = self.beyond.fetch_add(1, Ordering::Relaxed) + 1;
+        match beyond.checked_rem(self.slip) {
             Some(0) => Verdict::Slip,
             _ => Verdict::Withhold,
         }
+    }
+
+    /// Takes a reply to something malformed into account.
+    pub(crate) fn check_error(&self, now: u64, source: IpAddr) -> Verdict {
+        let cost = self.cost.max(1_000_000_000 / ERRORS_PER_SECOND);
+        if self.take(now, prefix(source) | ERROR, cost) { Verdict::Send } else { Verdict::Withhold }
+    }
+
+    /// Takes `cost` out of the bucket of `prefix`; `false` when there is not so much in it.
+    fn take(&self, now: u64, prefix: u64, cost: u64) -> bool {
+        // Which places a prefix has is not for others to guess.
+        let hash = stir(prefix ^ self.seed);
+        let len = self.buckets.len() as u64;
+        let place = |half: u64| &self.buckets[(((half & 0xffff_ffff) * len) >> 32) as usize];
+        let (first, second) = (place(hash), place(hash >> 32));
+        let is_its = |bucket: &Bucket| bucket.prefix.load(Ordering::Relaxed) == prefix;
+        let full_at = |bucket: &Bucket| bucket.full_at.load(Ordering::Relaxed);
+        let bucket = match () {
+            () if is_its(first) => first,
+            () if is_its(second) => second,
+            () => {
+                let bucket = if full_at(first) <= full_at(second) { first } else { second };
+                bucket.prefix.store(prefix, Ordering::Relaxed);
+                bucket.full_at.store(now, Ordering::Relaxed);
+                bucket
+            }
+        };
+        let next = full_at(bucket).max(now) + cost;
+        // A bucket holds at least one reply.
+        let within = next - now <= (BURST.as_nanos() as u64).max(cost);
+        if within {
+            bucket.full_at.store(next, Ordering::Relaxed);
+        }
+        within
     }
 }
 
@@ -115,35 +137,49 @@ mod tests {
         Limiter::new(&Limits { replies_per_second, slip, prefixes_max: 64, ..Limits::default() })
     }
 
+    const MS: u64 = 1_000_000;
+
     #[test]
     fn a_burst_passes_then_every_second_one_slips() {
         let limiter = limiter(5, 2);
         let source = |last| IpAddr::from([192, 0, 2, last]);
-        let burst = (0..10).filter(|n| limiter.check_at(7, source(*n)) == Verdict::Send).count();
+        let at = 7 * MS;
+        let burst = (0..10).filter(|n| limiter.check(at, source(*n)) == Verdict::Send).count();
         assert_eq!(burst, 10, "two seconds' worth, whatever the host in the /24");
-        let beyond: Vec<Verdict> = (0..4).map(|_| limiter.check_at(7, source(1))).collect();
+        let beyond: Vec<Verdict> = (0..4).map(|_| limiter.check(at, source(1))).collect();
         assert_eq!(beyond, [Verdict::Withhold, Verdict::Slip, Verdict::Withhold, Verdict::Slip]);
-        assert_eq!(limiter.check_at(7, [198, 51, 100, 1].into()), Verdict::Send, "another prefix");
-        assert_eq!(limiter.check_at(207, source(1)), Verdict::Send, "a fifth of a second later: one more");
-        assert_eq!(limiter.check_at(207, source(1)), Verdict::Withhold);
+        assert_eq!(limiter.check(at, [198, 51, 100, 1].into()), Verdict::Send, "another prefix");
+        let later = at + 200 * MS;
+        assert_eq!(limiter.check(later, source(1)), Verdict::Send, "a fifth of a second later: one more");
+        assert_eq!(limiter.check(later, source(1)), Verdict::Withhold);
     }
 
     #[test]
     fn zero_turns_limit_or_slip_off() {
         let off = limiter(0, 2);
-        assert!((0..100_000).all(|_| off.check([192, 0, 2, 1].into()) == Verdict::Send));
+        assert!((0..100_000).all(|_| off.check(0, [192, 0, 2, 1].into()) == Verdict::Send));
         let no_slip = limiter(1, 0);
-        let slipped = (0..100).filter(|_| no_slip.check_at(0, [192, 0, 2, 1].into()) == Verdict::Slip);
+        let slipped = (0..100).filter(|_| no_slip.check(0, [192, 0, 2, 1].into()) == Verdict::Slip);
         assert_eq!(slipped.count(), 0);
     }
 
     #[test]
-    fn a_flood_of_prefixes_takes_no_memory() {
-        let limiter = limiter(10, 2);
-        for n in 0..100_000u32 {
-            limiter.check_at(n.into(), IpAddr::from((n << 8).to_be_bytes()));
+    fn errors_are_limited_by_themselves_and_never_slip() {
+        for replies_per_second in [0, 1000] {
+            let limiter = limiter(replies_per_second, 2);
+            let source = [192, 0, 2, 1].into();
+            let verdicts: Vec<Verdict> = (0..1000).map(|_| limiter.check_error(0, source)).collect();
+            assert_eq!(verdicts.iter().filter(|verdict| **verdict == Verdict::Send).count(), 20);
+            assert!(!verdicts.contains(&Verdict::Slip));
+            assert_eq!(limiter.check(0, source), Verdict::Send, "queries are answered on");
         }
-        let held: usize = limiter.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
-        assert_eq!(held, 64);
+    }
+
+    #[test]
+    fn a_flood_of_prefixes_forgets_but_takes_no_memory() {
+        let limiter = limiter(10, 2);
+        let flood = |n: u32| IpAddr::from((n << 8).to_be_bytes());
+        assert!((0..100_000).all(|n| limiter.check(u64::from(n) * MS, flood(n)) == Verdict::Send));
+        assert_eq!(limiter.buckets.len(), 64);
     }
 }

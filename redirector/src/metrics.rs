@@ -1,5 +1,6 @@
 //! What is counted.
 
+use crate::fast::respond::Sent;
 use hickory_server::proto::op::ResponseCode;
 use hickory_server::proto::rr::RecordType;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -8,10 +9,12 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::fmt;
+use std::sync::Arc;
 
 /// Counters of the redirector.
 pub(crate) struct Metrics {
     queries: Family<QueryLabels, Counter>,
+    general: Counter,
     dropped: Family<DropLabels, Counter>,
     limited: Family<LimitLabels, Counter>,
     connections: Family<ConnectionLabels, Gauge>,
@@ -52,6 +55,8 @@ pub(crate) enum Drop {
     Garbage,
     /// A connection whose TLS handshake failed.
     Handshake,
+    /// What answers packets panicked: a mistake of ours, told on standard error.
+    Failed,
 }
 
 /// How a request for a zone transfer ended.
@@ -148,6 +153,7 @@ impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Metrics {
         let metrics = Metrics {
             queries: Family::default(),
+            general: Counter::default(),
             dropped: Family::default(),
             limited: Family::default(),
             connections: Family::default(),
@@ -160,6 +166,11 @@ impl Metrics {
             "Queries answered, by transport, type and response code",
             metrics.queries.clone(),
         );
+        registry.register(
+            "general",
+            "UDP queries that the fast path handed to the general path",
+            metrics.general.clone(),
+        );
         registry.register("drops", "Packets and connections dropped, by reason", metrics.dropped.clone());
         registry.register("limited", "Replies held back by the rate limit", metrics.limited.clone());
         registry.register("connections", "Open connections, by transport", metrics.connections.clone());
@@ -169,28 +180,8 @@ impl Metrics {
     }
 
     pub(crate) fn answered(&self, outcome: Outcome) {
-        let kind = match outcome.kind {
-            Some(RecordType::A) => Kind::A,
-            Some(RecordType::AAAA) => Kind::Aaaa,
-            Some(RecordType::NS) => Kind::Ns,
-            Some(RecordType::SOA) => Kind::Soa,
-            Some(RecordType::TXT) => Kind::Txt,
-            Some(RecordType::HTTPS) => Kind::Https,
-            Some(RecordType::ANY) => Kind::Any,
-            Some(_) => Kind::Other,
-            None => Kind::Unread,
-        };
-        let code = match outcome.code {
-            ResponseCode::NoError => Code::NoError,
-            ResponseCode::FormErr => Code::FormErr,
-            ResponseCode::ServFail => Code::ServFail,
-            ResponseCode::NXDomain => Code::NxDomain,
-            ResponseCode::NotImp => Code::NotImp,
-            ResponseCode::Refused => Code::Refused,
-            ResponseCode::BADVERS => Code::BadVers,
-            _ => Code::Other,
-        };
-        self.queries.get_or_create(&QueryLabels { transport: outcome.transport, kind, code }).inc();
+        let Outcome { transport, kind, code } = outcome;
+        self.queries.get_or_create(&QueryLabels { transport, kind: kind.into(), code: code.into() }).inc();
     }
 
     pub(crate) fn dropped(&self, reason: Drop) {
@@ -212,6 +203,85 @@ impl Metrics {
 
     pub(crate) fn limited(&self, action: Limited) {
         self.limited.get_or_create(&LimitLabels { action }).inc();
+    }
+}
+
+impl From<Option<RecordType>> for Kind {
+    fn from(kind: Option<RecordType>) -> Kind {
+        match kind {
+            Some(RecordType::A) => Kind::A,
+            Some(RecordType::AAAA) => Kind::Aaaa,
+            Some(RecordType::NS) => Kind::Ns,
+            Some(RecordType::SOA) => Kind::Soa,
+            Some(RecordType::TXT) => Kind::Txt,
+            Some(RecordType::HTTPS) => Kind::Https,
+            Some(RecordType::ANY) => Kind::Any,
+            Some(_) => Kind::Other,
+            None => Kind::Unread,
+        }
+    }
+}
+
+impl From<ResponseCode> for Code {
+    fn from(code: ResponseCode) -> Code {
+        match code {
+            ResponseCode::NoError => Code::NoError,
+            ResponseCode::FormErr => Code::FormErr,
+            ResponseCode::ServFail => Code::ServFail,
+            ResponseCode::NXDomain => Code::NxDomain,
+            ResponseCode::NotImp => Code::NotImp,
+            ResponseCode::Refused => Code::Refused,
+            ResponseCode::BADVERS => Code::BadVers,
+            _ => Code::Other,
+        }
+    }
+}
+
+/// One thread's counts of answered UDP queries, not yet told.
+pub(crate) struct Tally {
+    metrics: Arc<Metrics>,
+    /// By kind and code, each with the counter that all threads share, once there was one.
+    counts: Vec<(u64, Option<Counter>)>,
+    /// Which of them are above zero, one bit each.
+    pending: u128,
+    general: u64,
+}
+
+impl Tally {
+    const CODES: usize = Code::Other as usize + 1;
+    const LEN: usize = Self::CODES * (Kind::Unread as usize + 1);
+
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Tally {
+        const { assert!(Self::LEN <= u128::BITS as usize) };
+        Tally { metrics, counts: vec![(0, None); Self::LEN], pending: 0, general: 0 }
+    }
+
+    /// Counts a reply.
+    pub(crate) fn answered(&mut self, sent: &Sent) {
+        let (kind, code) = (Kind::from(sent.kind.map(RecordType::from)), Code::from(sent.code));
+        let at = kind as usize * Self::CODES + code as usize;
+        self.counts[at].0 += 1;
+        if self.counts[at].1.is_none() {
+            let labels = QueryLabels { transport: Transport::Udp, kind, code };
+            self.counts[at].1 = Some(self.metrics.queries.get_or_create(&labels).clone());
+        }
+        self.pending |= 1 << at;
+        self.general += u64::from(!sent.fast);
+    }
+
+    /// Adds what was counted to the metrics.
+    pub(crate) fn publish(&mut self) {
+        while self.pending != 0 {
+            let at = self.pending.trailing_zeros() as usize;
+            self.pending &= self.pending - 1;
+            let (count, counter) = &mut self.counts[at];
+            if let Some(counter) = counter {
+                counter.inc_by(std::mem::take(count));
+            }
+        }
+        if self.general > 0 {
+            self.metrics.general.inc_by(std::mem::take(&mut self.general));
+        }
     }
 }
 
@@ -242,6 +312,7 @@ label_values! {
         Unread => "unread",
         Garbage => "garbage",
         Handshake => "handshake",
+        Failed => "failed",
     }
     Limited { Dropped => "dropped", Slipped => "slipped" }
     Kind {

@@ -3,6 +3,7 @@
 
 use crate::config::Config;
 use crate::doq::Failure;
+use crate::manners::CookieError;
 use crate::tls::TlsError;
 use crate::transfer::TransferError;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -49,6 +50,9 @@ pub enum StartError {
     /// Sockets cannot be kept for a successor, or taken from a predecessor.
     #[error("cannot hand sockets over at {}", .0.display())]
     Handover(PathBuf, #[source] io::Error),
+    /// There is no secret for cookies.
+    #[error("cannot make cookies")]
+    Cookies(#[from] CookieError),
     /// There is no certificate for encrypted DNS.
     #[error("cannot speak TLS")]
     Tls(#[from] TlsError),

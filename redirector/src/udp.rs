@@ -1,81 +1,71 @@
-//! A UDP worker: one socket, one task.
-//!
-//! Receiving, deciding and sending are three steps on plain bytes; a batched fast path replaces
-//! this loop and falls back to [`Engine::reply`] for what is unusual.
+//! UDP: threads that answer, and the one that compiles for them.
 
 use crate::capture::Engine;
-use crate::limit::{Limiter, Verdict};
-use crate::metrics::{Drop, Limited, Transport};
+use crate::fast::compiler;
+use crate::fast::worker::Worker;
+use crate::limit::Limiter;
 use std::io;
-use std::net::SocketAddr;
+use std::net::UdpSocket;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use tokio::sync::watch;
 
-/// Longer queries than this are no queries: the largest real ones, with every option, have a few
-/// hundred octets.
-const QUERY_LEN_MAX: usize = 4096;
-/// How long to wait after an error of the socket itself, so that a lasting one does not spin.
-const ERROR_PAUSE: Duration = Duration::from_millis(50);
-
-/// A UDP worker.
-pub(crate) struct Worker {
-    pub(crate) socket: UdpSocket,
-    pub(crate) engine: Engine,
-    pub(crate) limiter: Arc<Limiter>,
+/// The threads. They end when this is dropped, within a tenth of a second.
+pub(crate) struct Threads {
+    stop: Arc<AtomicBool>,
+    handles: Vec<JoinHandle<()>>,
 }
 
-impl Worker {
-    /// Answers until told to stop.
-    pub(crate) async fn run(self, mut stopped: watch::Receiver<()>) {
-        let mut buffer = vec![0; QUERY_LEN_MAX];
-        loop {
-            let received = tokio::select! {
-                received = self.socket.recv_from(&mut buffer) => received,
-                _ = stopped.changed() => return,
-            };
-            match received {
-                Ok((len, source)) => self.serve(&buffer[..len], source).await,
-                // An ICMP error for an earlier reply: nothing to do with this socket's health.
-                Err(error) if is_peers_fault(&error) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "cannot receive");
-                    tokio::time::sleep(ERROR_PAUSE).await;
-                }
-            }
+impl Threads {
+    /// One for each socket, which begin to answer at once.
+    pub(crate) fn start(
+        sockets: Vec<UdpSocket>,
+        engine: &Engine,
+        limiter: &Arc<Limiter>,
+    ) -> io::Result<Threads> {
+        let current = compiler::first(engine);
+        let workers = sockets
+            .into_iter()
+            .map(|socket| Worker::new(socket, engine.clone(), current.clone(), limiter.clone()))
+            .collect::<io::Result<Vec<_>>>()?;
+        let mut threads = Threads { stop: Arc::default(), handles: Vec::new() };
+        let engine = engine.clone();
+        threads.spawn("dns-compile", move |stop| compiler::run(&engine, &current, stop))?;
+        for worker in workers {
+            threads.spawn("dns-udp", move |stop| worker.run(stop))?;
         }
+        Ok(threads)
     }
 
-    async fn serve(&self, packet: &[u8], source: SocketAddr) {
-        // Port 0 cannot be replied to.
-        if source.port() == 0 {
-            return;
-        }
-        let Some(mut reply) = self.engine.reply(packet, source, Transport::Udp).await else { return };
-        match self.limiter.check(source.ip()) {
-            Verdict::Send => {}
-            Verdict::Slip => {
-                self.engine.metrics.limited(Limited::Slipped);
-                truncate(&mut reply);
-            }
-            Verdict::Withhold => return self.engine.metrics.limited(Limited::Dropped),
-        }
-        // Waiting for room would let one slow path hold up all others: what does not fit is lost,
-        // as on any UDP path.
-        if self.socket.try_send_to(&reply, source).is_err() {
-            self.engine.metrics.dropped(Drop::Send);
+    fn spawn(&mut self, name: &str, run: impl FnOnce(&AtomicBool) + Send + 'static) -> io::Result<()> {
+        let stop = self.stop.clone();
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        self.handles.push(thread.spawn(move || run(&stop))?);
+        Ok(())
+    }
+
+    /// Waits until told to stop, then for the threads to end.
+    pub(crate) async fn run(mut self, mut stopped: watch::Receiver<()>) {
+        // Without a sender it is over as well.
+        let _ = stopped.changed().await;
+        self.stop.store(true, Ordering::Relaxed);
+        let handles = std::mem::take(&mut self.handles);
+        let join = || handles.into_iter().for_each(|handle| drop(handle.join()));
+        if tokio::task::spawn_blocking(join).await.is_err() {
+            tracing::warn!("a thread did not end well");
         }
     }
 }
 
-fn is_peers_fault(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable};
-    matches!(error.kind(), ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable)
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
-/// Leaves header and question, and sets TC: *ask again over TCP*.
-pub(crate) fn truncate(reply: &mut Vec<u8>) {
+/// Leaves header and question of a reply, and sets TC: *ask again over TCP*. Answers the length.
+pub(crate) fn truncate(reply: &mut [u8]) -> usize {
     let mut end = 12;
     let questions = reply.get(4..6).map_or(0, |count| u16::from_be_bytes([count[0], count[1]]));
     if questions == 1 {
@@ -85,9 +75,9 @@ pub(crate) fn truncate(reply: &mut Vec<u8>) {
         end += 1 + 4;
     }
     if end > reply.len() {
-        return;
+        return reply.len();
     }
-    reply.truncate(end);
     reply[2] |= 0x02;
     reply[6..12].fill(0);
+    end
 }

@@ -68,7 +68,7 @@ pub(crate) fn exists(view: &View, name: &Name) -> bool {
 }
 
 /// What stands at this very name.
-fn exact<'v>(view: &'v View, path: &Path) -> Option<Found<'v>> {
+pub(crate) fn exact<'v>(view: &'v View, path: &Path) -> Option<Found<'v>> {
     let (zone, generation) = (&view.zone, &view.generation);
     let key = path.key(path.labels());
     let node = zone.contents().nodes.get(key);

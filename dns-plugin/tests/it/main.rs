@@ -3,6 +3,7 @@
 
 mod answers;
 mod catalog;
+mod edns;
 mod garbage;
 mod protocol;
 mod records;

@@ -1,0 +1,459 @@
+//! One packet, one reply.
+
+use crate::capture::Engine;
+use crate::fast::compiled::{A_LEN, AAAA_LEN, Compiled};
+use crate::fast::learned::{Block, Key, Learned, Topic};
+use crate::fast::names::Folded;
+use crate::metrics::Transport;
+use godwit_core::time::Time;
+use godwit_dns_plugin::screen::{HEADER_LEN, Opt, Query, Screened, Silence, reject, screen};
+use godwit_dns_plugin::{
+    Answerer, Cache, OPTIONS_LEN_MAX, Replied, Said, Shape, Subject, client, compact, opt_head,
+};
+use hickory_server::proto::op::ResponseCode;
+use hickory_server::proto::rr::Name;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// Names with more labels go the general way: there is a limit to what hickory compresses.
+const LABELS_MAX: usize = 48;
+const CLASS_IN: u16 = 1;
+/// Pointers have 14 bits.
+const POINTER: u16 = 0xc000;
+/// AA in the third octet of a header.
+const AUTHORITATIVE: u8 = 0x04;
+
+/// Answers packets from a compiled view.
+pub(crate) struct Responder {
+    engine: Engine,
+    compiled: Arc<Compiled>,
+    learned: Learned,
+}
+
+/// When a packet is answered; read once for a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) time: Time,
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It deserves no reply.
+    Silent(Silence),
+    /// It is malformed or of a kind that is not for us.
+    Rejected(Sent),
+    /// It is answered.
+    Answered(Sent),
+    /// It is answered, and counted already.
+    Counted {
+        /// Octets of the reply.
+        len: usize,
+    },
+    /// What answers packets panicked.
+    Failed,
+}
+
+/// A reply that stands in the buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// Octets.
+    pub(crate) len: usize,
+    /// QTYPE, if it was read.
+    pub(crate) kind: Option<u16>,
+    pub(crate) code: ResponseCode,
+    /// Whether the client has shown that it is where it claims to be.
+    pub(crate) proven: bool,
+    /// Whether the general path was not asked.
+    pub(crate) fast: bool,
+}
+
+/// The records of a reply, to be written.
+struct Records<'a> {
+    code: ResponseCode,
+    authoritative: bool,
+    counts: [u16; 3],
+    octets: &'a [u8],
+    scope: u8,
+}
+
+impl Responder {
+    pub(crate) fn new(engine: Engine, compiled: Arc<Compiled>) -> Responder {
+        Responder { engine, compiled, learned: Learned::new() }
+    }
+
+    /// Answers from `compiled` from now on.
+    pub(crate) fn renew(&mut self, compiled: &Arc<Compiled>) {
+        if !Arc::ptr_eq(&self.compiled, compiled) {
+            self.compiled = compiled.clone();
+            self.learned.clear();
+        }
+    }
+
+    /// Answers a packet: the reply, if any, stands at the beginning of `out`.
+    pub(crate) fn respond(
+        &mut self,
+        now: Moment,
+        packet: &[u8],
+        source: SocketAddr,
+        out: &mut [u8],
+    ) -> Outcome {
+        match screen(packet) {
+            Screened::Silent(silence) => Outcome::Silent(silence),
+            Screened::Reject { code, edns } => Outcome::Rejected(rejected(packet, code, edns, out)),
+            Screened::Pass(query) => {
+                let asked = Asked { now, packet, source, query: &query, said: self.say(now, &query, source) };
+                match self.quick(&asked, out) {
+                    Some(sent) => Outcome::Answered(sent),
+                    // A panic of what is not ours must not take the thread with it.
+                    None => {
+                        catch_unwind(AssertUnwindSafe(|| self.general(&asked, out))).unwrap_or_else(|_| {
+                            self.learned.clear();
+                            Outcome::Failed
+                        })
+                    }
+                }
+            }
+        }
+    }
+
+    fn say(&self, now: Moment, query: &Query, source: SocketAddr) -> Option<Said> {
+        let manners = self.engine.handler().manners();
+        query.edns.as_ref().map(|opt| manners.say(now.secs(), opt, source.ip()))
+    }
+
+    fn quick(&self, asked: &Asked<'_>, out: &mut [u8]) -> Option<Sent> {
+        let query = asked.query;
+        if query.extra {
+            return None;
+        }
+        if let Some(Opt { version: 1.., .. }) = query.edns {
+            return asked.write_version(out);
+        }
+        let about_messages = query.kind == 41 || (128..256).contains(&query.kind);
+        if query.class != CLASS_IN || about_messages {
+            return None;
+        }
+        let name = Folded::new(asked.packet.get(HEADER_LEN..)?.get(..query.name_len)?);
+        let Some(zone_at) = self.zone_at(asked, &name)? else {
+            let refused = Records {
+                code: ResponseCode::Refused,
+                authoritative: false,
+                counts: [0; 3],
+                octets: &[],
+                scope: 0,
+            };
+            return self.write(asked, refused, out);
+        };
+        let opt = query.edns.as_ref();
+        let signed = self.compiled.view.zone.signer().is_some() && opt.is_some_and(|opt| opt.dnssec_ok);
+        let site = self.compiled.names.get(&name);
+        if let Some(site) = site.filter(|_| !signed && matches!(query.kind, 1 | 28)) {
+            let choice = self.compiled.view.generation.choose(site, client(opt, asked.source.ip()));
+            let octets = self.compiled.records(site, choice.key, query.kind);
+            if !octets.is_empty() {
+                return self.addresses(asked, octets, choice.scope, out);
+            }
+        }
+        match self.learned.topic(&name, query.kind) {
+            Some(topic) => self.learned(asked, topic, out),
+            None if signed || site.is_some() => None,
+            None => self.absent(asked, zone_at, out),
+        }
+    }
+
+    /// Where the zone's name begins in the packet: `Some(None)` when the question is not in the zone,
+    /// `None` when the name has too many labels.
+    fn zone_at(&self, asked: &Asked<'_>, name: &Folded) -> Option<Option<usize>> {
+        let zone = &self.compiled.zone;
+        let Some(start) = asked.query.name_len.checked_sub(zone.len()) else { return Some(None) };
+        let question = &asked.packet[HEADER_LEN..];
+        let (mut at, mut labels) = (0, 0);
+        while at < start {
+            at += 1 + usize::from(*question.get(at)?);
+            labels += 1;
+        }
+        let inside = at == start && name.ends_with(zone);
+        if labels > LABELS_MAX { None } else { Some(inside.then_some(HEADER_LEN + start)) }
+    }
+
+    /// RFC 1035 address records, the best first, as many as fit: what `fit` of the general path does.
+    fn addresses(&self, asked: &Asked<'_>, octets: &[u8], scope: u8, out: &mut [u8]) -> Option<Sent> {
+        let record = if asked.query.kind == 1 { A_LEN } else { AAAA_LEN };
+        let bounds = self.bounds(asked, true);
+        let mut len = octets.len();
+        while len > record && bounds.fixed + len > bounds.modest() {
+            len -= record;
+        }
+        if bounds.fixed + len > bounds.payload {
+            return None;
+        }
+        let counts = [(len / record) as u16, 0, 0];
+        let code = ResponseCode::NoError;
+        self.write(asked, Records { code, authoritative: true, counts, octets: &octets[..len], scope }, out)
+    }
+
+    fn learned(&self, asked: &Asked<'_>, topic: Topic, out: &mut [u8]) -> Option<Sent> {
+        let opt = asked.query.edns.as_ref();
+        let generation = &self.compiled.view.generation;
+        let choice = topic.site.map(|site| generation.choose(site, client(opt, asked.source.ip())));
+        let block = self.learned.get(&Key::new(topic, self.flags(opt), choice.map(|choice| choice.key)))?;
+        let timely = block.until == Time::NEVER || asked.now.time < block.until;
+        if !timely || !self.bounds(asked, block.authoritative).admit(block.shape) {
+            return None;
+        }
+        let records = Records {
+            code: block.code,
+            authoritative: block.authoritative,
+            counts: block.counts,
+            octets: &block.octets,
+            scope: choice.map_or(0, |choice| choice.scope),
+        };
+        self.write(asked, records, out)
+    }
+
+    /// NXDOMAIN, if that name does not exist and the zone says so in one way.
+    fn absent(&self, asked: &Asked<'_>, zone_at: usize, out: &mut [u8]) -> Option<Sent> {
+        let negative = self.compiled.negative.as_ref()?;
+        if !self.bounds(asked, true).admit(negative.shape) {
+            return None;
+        }
+        let name = wire_name(&asked.packet[HEADER_LEN..][..asked.query.name_len])?;
+        if Answerer::new(&self.compiled.view).subject(&name, asked.query.kind.into()).is_some() {
+            return None;
+        }
+        let mut octets = [0; NEGATIVE_LEN_MAX];
+        let octets = negative.at(zone_at, &mut octets);
+        let (code, counts) = (ResponseCode::NXDomain, [0, 1, 0]);
+        self.write(asked, Records { code, authoritative: true, counts, octets, scope: 0 }, out)
+    }
+
+    /// Asks the general path, and learns from it.
+    fn general(&mut self, asked: &Asked<'_>, out: &mut [u8]) -> Outcome {
+        let Asked { now, packet, source, query, .. } = *asked;
+        let compiled = self.compiled.clone();
+        if query.extra {
+            // Signed by its sender, perhaps.
+            let reply = self.engine.reply_from(now.secs(), &compiled.view, packet, source, Transport::Udp);
+            return Outcome::Counted { len: reply.map_or(0, |reply| copy(&reply, out)) };
+        }
+        let replied = self.engine.respond(now.secs(), &compiled.view, packet, source, Transport::Udp);
+        let Some(replied) = replied else {
+            return Outcome::Rejected(rejected(packet, ResponseCode::FormErr, false, out));
+        };
+        let _ = self.learn(asked, &replied);
+        let proven = asked.said.is_some_and(|said| said.proven);
+        let len = copy(&replied.bytes, out);
+        Outcome::Answered(Sent { len, kind: Some(query.kind), code: replied.code, proven, fast: false })
+    }
+
+    fn learn(&mut self, asked: &Asked<'_>, replied: &Replied) -> Option<()> {
+        let (query, compiled) = (asked.query, self.compiled.clone());
+        let shape = replied.shape?;
+        if replied.cache == Cache::Never || query.class != CLASS_IN || replied.code.high() != 0 {
+            return None;
+        }
+        let wire = &asked.packet[HEADER_LEN..][..query.name_len];
+        let name = Folded::new(wire);
+        let opt = query.edns.as_ref();
+        let topic = match self.learned.topic(&name, query.kind) {
+            Some(topic) => topic,
+            None => {
+                let subject = Answerer::new(&compiled.view).subject(&wire_name(wire)?, query.kind.into())?;
+                let site = match (replied.cache, subject) {
+                    (Cache::Choice, Subject::Choice(site)) => Some(site),
+                    _ => None,
+                };
+                self.learned.begin(&name, query.kind, site)?
+            }
+        };
+        let choice =
+            topic.site.map(|site| compiled.view.generation.choose(site, client(opt, asked.source.ip())));
+        let authoritative = replied.bytes.get(2)? & AUTHORITATIVE != 0;
+        let end = replied.bytes.len() - opt.map_or(0, |opt| self.opt_len(asked, opt, authoritative));
+        let octets = replied.bytes.get(HEADER_LEN + query.name_len + 4..end)?;
+        let count = |at: usize| Some(u16::from_be_bytes(*replied.bytes.get(at..)?.first_chunk()?));
+        let additional = count(10)?.checked_sub(u16::from(opt.is_some()))?;
+        self.learned.keep(Block {
+            key: Key::new(topic, self.flags(opt), choice.map(|choice| choice.key)),
+            code: replied.code,
+            authoritative,
+            counts: [count(6)?, count(8)?, additional],
+            shape,
+            until: replied.until,
+            octets: octets.into(),
+        });
+        Some(())
+    }
+
+    /// What of the client's EDNS flags can make the records others.
+    fn flags(&self, opt: Option<&Opt>) -> u8 {
+        match opt {
+            Some(opt) if self.compiled.view.zone.signer().is_some() => {
+                u8::from(opt.dnssec_ok) | u8::from(opt.compact_ok) << 1
+            }
+            _ => 0,
+        }
+    }
+
+    fn said(&self, asked: &Asked<'_>, authoritative: bool) -> Option<Said> {
+        asked.said.map(|said| if authoritative { said } else { said.briefly() })
+    }
+
+    fn bounds(&self, asked: &Asked<'_>, authoritative: bool) -> godwit_dns_plugin::Bounds {
+        let said = self.said(asked, authoritative);
+        self.engine.handler().manners().bounds(asked.packet.len(), asked.query, said.as_ref())
+    }
+
+    fn opt_len(&self, asked: &Asked<'_>, opt: &Opt, authoritative: bool) -> usize {
+        let said = self.said(asked, authoritative);
+        let options = said.map_or(0, |said| self.engine.handler().manners().options_len(opt, &said));
+        opt_head(0, 0, 0).len() + options
+    }
+
+    /// Writes a reply: header, question, records, OPT.
+    fn write(&self, asked: &Asked<'_>, records: Records<'_>, out: &mut [u8]) -> Option<Sent> {
+        let mut writer = Writer { out, len: 0 };
+        asked.begin(&records, &mut writer)?;
+        writer.put(records.octets)?;
+        let opt = asked.query.edns.as_ref().zip(self.said(asked, records.authoritative));
+        if let Some((opt, said)) = opt {
+            let mut options = [0; OPTIONS_LEN_MAX];
+            let len = self.engine.handler().manners().options(opt, &said, records.scope, &mut options);
+            let compact = compact(&self.compiled.view, opt);
+            let flags = u8::from(opt.dnssec_ok) << 7 | u8::from(compact) << 6;
+            writer.put(&opt_head(records.code.high(), flags, len))?;
+            writer.put(&options[..len])?;
+        }
+        Some(asked.sent(writer.len, records.code))
+    }
+}
+
+/// A question with what is known of it.
+struct Asked<'a> {
+    now: Moment,
+    packet: &'a [u8],
+    source: SocketAddr,
+    query: &'a Query,
+    said: Option<Said>,
+}
+
+impl Asked<'_> {
+    /// Header and question. RD and CD come back as they were (RFC 1035, 4.1.1; RFC 4035, 3.1.6).
+    fn begin(&self, records: &Records<'_>, writer: &mut Writer<'_>) -> Option<()> {
+        let [answers, authority, additional] = records.counts;
+        let additional = additional + u16::from(self.query.edns.is_some());
+        let authoritative = if records.authoritative { AUTHORITATIVE } else { 0 };
+        let mut header = [0; HEADER_LEN];
+        header[..2].copy_from_slice(&self.packet[..2]);
+        header[2] = 0x80 | authoritative | self.packet[2] & 0x01;
+        header[3] = self.packet[3] & 0x10 | records.code.low();
+        header[5] = 1;
+        for (at, count) in [(6, answers), (8, authority), (10, additional)] {
+            header[at..at + 2].copy_from_slice(&count.to_be_bytes());
+        }
+        writer.put(&header)?;
+        writer.put(self.packet.get(HEADER_LEN..HEADER_LEN + self.query.name_len + 4)?)
+    }
+
+    /// RFC 6891, 6.1.3: another version is answered with ours.
+    fn write_version(&self, out: &mut [u8]) -> Option<Sent> {
+        let code = ResponseCode::BADVERS;
+        let mut writer = Writer { out, len: 0 };
+        let records = Records { code, authoritative: false, counts: [0; 3], octets: &[], scope: 0 };
+        self.begin(&records, &mut writer)?;
+        writer.put(&opt_head(code.high(), 0, 0))?;
+        Some(self.sent(writer.len, code))
+    }
+
+    fn sent(&self, len: usize, code: ResponseCode) -> Sent {
+        let proven = self.said.is_some_and(|said| said.proven);
+        Sent { len, kind: Some(self.query.kind), code, proven, fast: true }
+    }
+}
+
+impl Moment {
+    fn secs(self) -> u32 {
+        self.time.as_secs() as u32
+    }
+}
+
+/// Writes as long as there is room.
+struct Writer<'a> {
+    out: &'a mut [u8],
+    len: usize,
+}
+
+impl Writer<'_> {
+    fn put(&mut self, octets: &[u8]) -> Option<()> {
+        self.out.get_mut(self.len..self.len + octets.len())?.copy_from_slice(octets);
+        self.len += octets.len();
+        Some(())
+    }
+}
+
+fn rejected(packet: &[u8], code: ResponseCode, edns: bool, out: &mut [u8]) -> Sent {
+    let len = reject(packet, code, edns).map_or(0, |reply| copy(&reply, out));
+    Sent { len, kind: None, code, proven: false, fast: true }
+}
+
+/// Copies a reply; one that is too long for any client is none.
+fn copy(reply: &[u8], out: &mut [u8]) -> usize {
+    match out.get_mut(..reply.len()) {
+        Some(place) => {
+            place.copy_from_slice(reply);
+            reply.len()
+        }
+        None => 0,
+    }
+}
+
+fn wire_name(wire: &[u8]) -> Option<Name> {
+    let mut labels = Vec::with_capacity(8);
+    let mut rest = wire;
+    while let Some((len @ 1.., after)) = rest.split_first() {
+        let (label, after) = after.split_at_checked(usize::from(*len))?;
+        labels.push(label);
+        rest = after;
+    }
+    Name::from_labels(labels).ok()
+}
+
+/// Longer negative answers are not compiled.
+const NEGATIVE_LEN_MAX: usize = 128;
+
+/// The records of NXDOMAIN: the same for all names, but for where the zone's name is.
+#[derive(Debug)]
+pub(crate) struct Negative {
+    octets: Vec<u8>,
+    /// Where pointers to the zone's name are in it.
+    pointers: Vec<usize>,
+    pub(crate) shape: Shape,
+}
+
+impl Negative {
+    /// What two replies to names that do not exist have in common, given their records and where the
+    /// zone's name is in each; `None` when there is more to it than that.
+    pub(crate) fn common(a: (&[u8], usize), b: (&[u8], usize), shape: Shape) -> Option<Negative> {
+        let pointer = |at: usize| (POINTER | at as u16).to_be_bytes();
+        let ((a, a_at), (b, b_at)) = (a, b);
+        if a.len() != b.len() || a.len() > NEGATIVE_LEN_MAX || a_at == b_at {
+            return None;
+        }
+        let here = |at: &usize| a[*at..].starts_with(&pointer(a_at)) && b[*at..].starts_with(&pointer(b_at));
+        let pointers: Vec<usize> = (0..a.len()).filter(here).collect();
+        let negative = Negative { octets: a.to_vec(), pointers, shape };
+        (negative.at(b_at, &mut [0; NEGATIVE_LEN_MAX]) == b).then_some(negative)
+    }
+
+    /// The records for a question in which the zone's name is at `zone_at`.
+    fn at<'o>(&self, zone_at: usize, out: &'o mut [u8; NEGATIVE_LEN_MAX]) -> &'o [u8] {
+        let out = &mut out[..self.octets.len()];
+        out.copy_from_slice(&self.octets);
+        for at in &self.pointers {
+            out[*at..*at + 2].copy_from_slice(&(POINTER | zone_at as u16).to_be_bytes());
+        }
+        out
+    }
+}
