@@ -2,7 +2,9 @@
 
 use crate::{PATIENCE, check_www, config, inputs, read, send, shared, view, www};
 use bytes::Bytes;
-use godwit_redirector::{Config, Limits, Redirector, ReloadError, Running, StartError, TlsConfig};
+use godwit_redirector::{
+    Config, Limits, Redirector, ReloadError, Running, StartError, Succession, TlsConfig,
+};
 use hickory_proto::op::Message;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -299,6 +301,44 @@ async fn a_new_certificate_is_shown_without_a_pause() {
     let mut still = connect(address, client(&second, &[b"dot"])).await.unwrap();
     send(&mut still, &www(2)).await;
     check_www(&read(&mut still).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn encrypted_sockets_are_handed_over_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let certificate = make_certificate(dir.path());
+    let handover = Some(dir.path().join("handover"));
+    let config = Config { handover, ..tls_config(dir.path(), Limits::default()) };
+    let shared = shared(&inputs(2));
+    let start = async || {
+        let (config, mut registry) = (config.clone(), Registry::with_prefix("godwit"));
+        let running = Redirector::start(config.clone(), view(&shared), &mut registry).await.unwrap();
+        // Each has a directory of its own that it does not use.
+        let dir = tempfile::tempdir().unwrap();
+        Encrypted { dir, certificate: certificate.clone(), config, running, registry }
+    };
+    let mut first = start().await;
+    let (mut dot, (_endpoint, doq)) = (first.dot().await, first.doq().await);
+    send(&mut dot, &www(1)).await;
+    check_www(&read(&mut dot).await, 1);
+    ask_quic(&doq, &www(0)).await.unwrap();
+    let second = start().await;
+    assert_eq!(first.running.all_addresses(), second.running.all_addresses());
+    assert!(matches!(timeout(PATIENCE, first.running.succession()).await.unwrap(), Succession::Done));
+    // A connection of the first one is served on; QUIC's were ended in good order.
+    send(&mut dot, &www(2)).await;
+    check_www(&read(&mut dot).await, 2);
+    match timeout(PATIENCE, doq.closed()).await.unwrap() {
+        quinn::ConnectionError::ApplicationClosed(close) => assert_eq!(u64::from(close.error_code), 0),
+        other => panic!("{other}"),
+    }
+    timeout(PATIENCE, first.running.shutdown()).await.unwrap();
+    let (_endpoint, doq) = second.doq().await;
+    check_www(&Message::from_vec(&ask_quic(&doq, &www(0)).await.unwrap()).unwrap(), 0);
+    let mut dot = second.dot().await;
+    send(&mut dot, &www(3)).await;
+    check_www(&read(&mut dot).await, 3);
+    assert_eq!(ask_https2(&second, get(&www(0))).await.status(), StatusCode::OK);
 }
 
 #[tokio::test]
