@@ -5,16 +5,26 @@
 //! so that a site with any node has an answer: *fail static* rather than fail empty. Suspicion
 //! alone rules nobody out; only confirmed unreachability does, and it too gives way when it hits
 //! everybody (then it is more likely that this host is the one cut off).
+//!
+//! # The budget of monitors
+//!
+//! Monitors (peers that find a member out of reach, vantages whose checks fail) may keep out at most
+//! half of the members that would serve a name without them, rounded down. Beyond that the worst
+//! evidence counts first and the others are *spared*: they serve on. So a monitor gone wrong costs a
+//! name half of its replicas and never sends all clients to one. Three things are no opinion of a
+//! monitor and have no budget: what a member says of itself, what an operator says, and silence: a
+//! member that is out of reach and whose own word has lapsed too. When monitors object to everybody,
+//! they are not believed at all ([`Tier::Static`]); and a site that is to be closed rather than
+//! answered wrongly has no budget.
 
 use crate::inputs::{Health, Hosting, Inputs, MemberInput, SiteInput};
 use godwit_core::certificate::Role;
 use godwit_core::content::VersionNumber;
 use serde::Serialize;
 
-/// A member with this load is full: its clients spill over to the next.
+/// A member that tells this load is full: its clients spill over to the next. It says so itself until
+/// it is well below, so that all maps take it back at once.
 const FULL_PERMILLE: u16 = 1000;
-/// A full member is taken back below this load: the gap keeps clients from being sent to and fro.
-const FULL_UNTIL_PERMILLE: u16 = 850;
 
 /// Why a member is not among the replicas of a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -74,20 +84,28 @@ pub(crate) struct Eligible {
     pub(crate) tier: Tier,
     /// Members by number, ascending.
     pub(crate) members: Vec<u32>,
+    /// Of these, those that monitors object to beyond their budget.
+    pub(crate) spared: Vec<u32>,
 }
 
 /// The first rule that a member breaks for a site; `full` as [`is_full`] says.
 pub(crate) fn exclusion(member: &MemberInput, site: &SiteInput, full: bool) -> Option<Exclusion> {
+    exclusion_by(member, site, full, true)
+}
+
+/// The same, with or without what monitors say.
+fn exclusion_by(member: &MemberInput, site: &SiteInput, full: bool, monitors: bool) -> Option<Exclusion> {
     let held = held(member, site);
     let rules = [
         (member.certified, Exclusion::Uncertified),
         (member.has_role(Role::Node), Exclusion::NotANode),
         (runs(member, site), Exclusion::NotItsService),
         (member.public_v4.is_some() || member.public_v6.is_some(), Exclusion::NoAddress),
-        (member.state != Health::Unreachable, Exclusion::Unreachable),
+        (member.state != Health::Silent, Exclusion::Unreachable),
+        (!monitors || member.state != Health::Unreachable, Exclusion::Unreachable),
         (member.state != Health::Unknown, Exclusion::Unheard),
         (member.ready, Exclusion::NotReady),
-        (member.failing(&site.site, false).is_none(), Exclusion::Failing),
+        (!monitors || member.failing(&site.site, false).is_none(), Exclusion::Failing),
         (held.is_some(), Exclusion::NotHeld),
         (held == Some(site.number), Exclusion::Stale),
         (!member.draining, Exclusion::Draining),
@@ -111,35 +129,64 @@ fn runs(member: &MemberInput, site: &SiteInput) -> bool {
     }
 }
 
-/// Whether a member counts as full, given whether it did before.
-pub(crate) fn is_full(member: &MemberInput, before: bool) -> bool {
-    member.load_permille >= if before { FULL_UNTIL_PERMILLE } else { FULL_PERMILLE }
+/// Whether a member counts as full.
+pub(crate) fn is_full(member: &MemberInput) -> bool {
+    member.load_permille >= FULL_PERMILLE
+}
+
+/// Those that monitors object to beyond their budget, ascending: with them the others' objections
+/// still leave half.
+fn spared(inputs: &Inputs, site: &SiteInput, full: &[bool]) -> Vec<u32> {
+    let full = |index: u32| full.get(index as usize).copied().unwrap_or(false);
+    let without_monitors = |(index, member): &(u32, &MemberInput)| {
+        matches!(exclusion_by(member, site, full(*index), false), None | Some(Exclusion::Full))
+    };
+    let serving: Vec<(u32, &MemberInput)> = (0..).zip(&inputs.members).filter(without_monitors).collect();
+    // The worst evidence first: no data path before a failing check; then by key, as everywhere.
+    let evidence = |(index, member): &(u32, &MemberInput)| match exclusion(member, site, full(*index)) {
+        Some(Exclusion::Unreachable) => Some((0, *index)),
+        Some(Exclusion::Failing) => Some((1, *index)),
+        _ => None,
+    };
+    let mut objected: Vec<(u8, u32)> = serving.iter().filter_map(evidence).collect();
+    if objected.len() == serving.len() || inputs.closed.binary_search(&site.site).is_ok() {
+        return Vec::new();
+    }
+    objected.sort_unstable();
+    let mut spared: Vec<u32> = objected.into_iter().skip(serving.len() / 2).map(|(_, index)| index).collect();
+    spared.sort_unstable();
+    spared
 }
 
 /// Who may serve `site`; `full[i]` tells whether member `i` is full.
 pub(crate) fn eligible(inputs: &Inputs, site: &SiteInput, full: &[bool]) -> Eligible {
+    let spared = spared(inputs, site, full);
     let nodes: Vec<Node> = inputs
         .members
         .iter()
         .zip(0..)
         .filter_map(|(member, index): (_, u32)| {
             let full = full.get(index as usize).copied().unwrap_or(false);
-            let exclusion = exclusion(member, site, full);
+            let is_spared = spared.binary_search(&index).is_ok();
+            let exclusion = exclusion_by(member, site, full, !is_spared);
             use Exclusion::{NoAddress, NotANode, NotItsService, Uncertified};
             if matches!(exclusion, Some(Uncertified | NotANode | NotItsService | NoAddress)) {
                 return None;
             }
-            let present = matches!(member.state, Health::Alive | Health::Suspect) && member.ready;
+            let present =
+                (is_spared || matches!(member.state, Health::Alive | Health::Suspect)) && member.ready;
             let reached = present && exclusion != Some(Exclusion::Failing);
             Some(Node { index, held: held(member, site), exclusion, reached })
         })
         .collect();
     if is_closed(inputs, site, &nodes) {
-        return Eligible { tier: Tier::Closed, members: Vec::new() };
+        return Eligible { tier: Tier::Closed, members: Vec::new(), spared: Vec::new() };
     }
     let pick = |tier, keep: &dyn Fn(&Node) -> bool| {
         let members: Vec<u32> = nodes.iter().filter(|node| keep(node)).map(|node| node.index).collect();
-        (!members.is_empty()).then_some(Eligible { tier, members })
+        let among = |index: &u32| members.binary_search(index).is_ok();
+        let spared = spared.iter().copied().filter(among).collect();
+        (!members.is_empty()).then_some(Eligible { tier, members, spared })
     };
     let newest =
         |reached: bool| nodes.iter().filter(|node| node.reached || !reached).filter_map(|n| n.held).max();
@@ -153,7 +200,7 @@ pub(crate) fn eligible(inputs: &Inputs, site: &SiteInput, full: &[bool]) -> Elig
         .or_else(|| pick(Tier::Unheld, &|node| node.reached))
         .or_else(|| pick(Tier::Static, &|node| node.held.is_some() && node.held == newest_known))
         .or_else(|| pick(Tier::Static, &|_| true))
-        .unwrap_or(Eligible { tier: Tier::Empty, members: Vec::new() })
+        .unwrap_or(Eligible { tier: Tier::Empty, members: Vec::new(), spared: Vec::new() })
 }
 
 /// Whether the site is one that is closed when every member that is there fails its checks. Of
@@ -189,9 +236,9 @@ mod tests {
         for (index, change) in changes {
             change(&mut inputs.members[*index]);
         }
-        let full: Vec<bool> = inputs.members.iter().map(|member| is_full(member, false)).collect();
-        let expected = Eligible { tier, members: left.to_vec() };
-        assert_eq!(eligible(&inputs, &inputs.sites[0], &full), expected);
+        let full: Vec<bool> = inputs.members.iter().map(is_full).collect();
+        let found = eligible(&inputs, &inputs.sites[0], &full);
+        assert_eq!((found.tier, &found.members[..]), (tier, left));
     }
 
     fn holds(member: &mut MemberInput, number: u64) {
@@ -277,13 +324,34 @@ mod tests {
         assert_eq!(tier(&inputs), Tier::Healthy);
     }
 
+    /// Five nodes with these objections; who is spared.
+    fn check_budget(changes: &[Change], spared: &[u32]) {
+        let node = |n: u8| node(n, 0.0, f64::from(n));
+        let mut inputs = inputs((1..=5).map(node).collect());
+        changes.iter().for_each(|(index, change)| change(&mut inputs.members[*index]));
+        let found = eligible(&inputs, &inputs.sites[0], &[false; 5]);
+        assert_eq!(found.spared, spared);
+        for index in spared {
+            assert!(found.members.contains(index));
+        }
+        assert!(!found.members.is_empty());
+    }
+
     #[test]
-    fn a_full_member_is_taken_back_only_well_below_its_capacity() {
-        let mut member = node(1, 0.0, 0.0);
-        member.load_permille = 900;
-        assert!(!is_full(&member, false));
-        assert!(is_full(&member, true));
-        member.load_permille = 849;
-        assert!(!is_full(&member, true));
+    fn monitors_keep_out_at_most_half_the_worst_evidence_first() {
+        let down: fn(&mut MemberInput) = |m| fails(m, Agreed::Down);
+        let away: fn(&mut MemberInput) = |m| m.state = Health::Unreachable;
+        let silent: fn(&mut MemberInput) = |m| m.state = Health::Silent;
+        let drain: fn(&mut MemberInput) = |m| m.draining = true;
+        check_budget(&[], &[]);
+        check_budget(&[(0, down), (4, away)], &[]);
+        check_budget(&[(0, down), (1, down), (4, away)], &[1]);
+        check_budget(&[(0, down), (1, down), (2, away), (4, away)], &[0, 1]);
+        check_budget(&[(0, away), (1, away), (2, away), (3, away)], &[2, 3]);
+        // Everybody: they are not believed.
+        check_budget(&[(0, down), (1, down), (2, down), (3, down), (4, away)], &[]);
+        // Silence and what operators say are no opinions, and count for nobody's half.
+        check_budget(&[(0, silent), (1, silent), (2, silent)], &[]);
+        check_budget(&[(0, silent), (1, drain), (2, away), (3, away)], &[3]);
     }
 }

@@ -99,7 +99,7 @@ pub(crate) fn candidates(inputs: &Inputs, order: &[Candidate]) -> Vec<u32> {
 
 /// Which of `candidates` a block with this lot tries.
 pub(crate) fn draw(candidates: &[u32], lot: u32) -> Option<u32> {
-    candidates.get((u64::from(lot) * candidates.len() as u64 >> 32) as usize).copied()
+    candidates.get(((u64::from(lot) * candidates.len() as u64) >> 32) as usize).copied()
 }
 
 /// What those are told who try `member` in place of `usual`: nobody else, or they would not measure

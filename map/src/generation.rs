@@ -1,19 +1,22 @@
 //! A generation: the immutable snapshot that answers.
 
+use crate::asked::Asked;
+use crate::decisions::{Because, Decisions};
+use crate::division::Division;
 use crate::eligible::{Eligible, Exclusion, Tier, eligible, exclusion, is_full};
 use crate::estimate::Source;
 use crate::explore;
 use crate::geo::GeoDb;
 use crate::inputs::{Health, Inputs, MemberInput, SiteInput};
 use crate::observe::Measurement;
-use crate::table::{Candidate, Knowledge, Locality, Picks, Table, Told, client_prefix, tell};
+use crate::table::{Candidate, Family, Knowledge, Locality, Picks, Table, Told, client_prefix};
 use crate::why::{self, Why};
 use godwit_core::certificate::Role;
 use godwit_core::content::VersionNumber;
 use godwit_core::key::MemberId;
 use godwit_core::name::{MemberName, RegionName, SiteName, ZoneName};
 use godwit_core::time::Time;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -26,6 +29,8 @@ pub struct Generation {
     sites: Vec<Site>,
     /// Each distinct set of replicas, compiled.
     tables: Vec<Table>,
+    division: Division,
+    decisions: Decisions,
     by_id: BTreeMap<MemberId, u32>,
     by_name: BTreeMap<MemberName, u32>,
     by_region: BTreeMap<RegionName, Vec<u32>>,
@@ -38,6 +43,8 @@ pub struct Generation {
 struct Site {
     input: SiteInput,
     tier: Tier,
+    /// Members that serve although monitors object.
+    spared: Vec<u32>,
     /// Index into the generation's tables.
     table: u32,
 }
@@ -150,45 +157,58 @@ pub struct Ranked {
     pub told: bool,
 }
 
+/// The same in one order on every host, whatever the order of arrival.
+fn in_order(inputs: &Inputs) -> Inputs {
+    let mut inputs = inputs.clone();
+    inputs.members.sort_by_key(|member| (member.id, member.serial));
+    inputs.members.dedup_by_key(|member| member.id);
+    inputs.members.iter_mut().for_each(|member| member.held.sort_unstable());
+    inputs.sites.sort_by(|a, b| a.site.cmp(&b.site));
+    inputs.observations.sort_unstable();
+    inputs.demands.sort_by_key(|demand| demand.member);
+    inputs.closed.sort_unstable();
+    inputs
+}
+
 impl Generation {
-    /// Computes a generation. `previous` steadies the choices: a client keeps the replica it was
-    /// sent to unless another is better by more than 10 % and more than 2 ms, and a full member is
-    /// taken back only well below its capacity.
+    /// Computes a generation. It is a function of `inputs` and `geo` alone, so that redirectors that
+    /// have heard the same tell the same, whatever they told before; `previous` is only compared with,
+    /// for [`Decisions::changed`]. What steadies the choices is in the inputs: a locality keeps the
+    /// replica that serves most of it unless another is better by more than 10 % and more than 2 ms,
+    /// and what members tell of demand and load moves by steps.
     pub fn compute(inputs: &Inputs, geo: &GeoDb, previous: Option<&Generation>) -> Generation {
-        let mut inputs = inputs.clone();
-        // One order on every host, whatever the order of arrival.
-        inputs.members.sort_by_key(|member| (member.id, member.serial));
-        inputs.members.dedup_by_key(|member| member.id);
-        inputs.members.iter_mut().for_each(|member| member.held.sort_unstable());
-        let knowledge = Knowledge::new(&inputs, geo);
-        let full: Vec<bool> = inputs
-            .members
-            .iter()
-            .map(|member| is_full(member, previous.is_some_and(|previous| previous.was_full(&member.id))))
-            .collect();
+        let inputs = in_order(inputs);
+        let asked = Asked::new(&inputs);
+        let knowledge = Knowledge::new(&inputs, geo, asked.heavy());
+        let full: Vec<bool> = inputs.members.iter().map(is_full).collect();
         let by_id: BTreeMap<MemberId, u32> = inputs.members.iter().zip(0..).map(|(m, i)| (m.id, i)).collect();
         let mut numbers: BTreeMap<Vec<u32>, u32> = BTreeMap::new();
-        let (mut tables, mut sites) = (Vec::new(), BTreeMap::new());
+        let mut sites: BTreeMap<SiteName, Site> = BTreeMap::new();
         for input in &inputs.sites {
-            let Eligible { tier, members } = eligible(&inputs, input, &full);
-            let before = previous.and_then(|previous| Some((previous, previous.find(input.site.as_str())?)));
-            let before = |locality| {
-                before.map_or_else(Told::default, |(previous, site)| {
-                    previous.told_before(site, locality, &by_id)
-                })
-            };
-            // Sites with one set of replicas share a table, and with it the past of the first.
-            let table = *numbers.entry(members).or_insert_with_key(|members| {
-                tables.push(Table::compile(&inputs, &knowledge, members.clone(), &before));
-                tables.len() as u32 - 1
-            });
-            sites.insert(input.site.clone(), Site { input: input.clone(), tier, table });
+            let Eligible { tier, members, spared } = eligible(&inputs, input, &full);
+            // Sites with one set of replicas share a table.
+            let next = numbers.len() as u32;
+            let table = *numbers.entry(members).or_insert(next);
+            sites.insert(input.site.clone(), Site { input: input.clone(), tier, spared, table });
         }
-        let sites = sites.into_values().collect();
+        let mut sets = vec![Vec::new(); numbers.len()];
+        numbers.into_iter().for_each(|(members, number)| sets[number as usize] = members);
+        let table_of = sites.iter().map(|(name, site)| (name.clone(), site.table)).collect();
+        let localities = asked.localities(&knowledge);
+        let division = Division::new(&inputs, &knowledge, &sets, &table_of, &localities);
+        for site in sites.values_mut().filter(|site| site.tier == Tier::Healthy) {
+            if sets[site.table as usize].iter().any(|member| division.is_beyond(*member)) {
+                site.tier = Tier::Full;
+            }
+        }
+        let compile = |(number, members)| Table::compile(&inputs, &knowledge, members, (&division, number));
+        let tables = sets.into_iter().enumerate().map(compile).collect();
         let mut generation = Generation {
             knowledge,
-            sites,
+            sites: sites.into_values().collect(),
             tables,
+            division,
+            decisions: Decisions::default(),
             by_id,
             full,
             by_name: BTreeMap::new(),
@@ -197,6 +217,7 @@ impl Generation {
             inputs,
         };
         generation.index();
+        generation.decisions = generation.decide(previous);
         generation
     }
 
@@ -223,17 +244,73 @@ impl Generation {
         self.name_servers = named.filter(|index| serves(&self.inputs.members[*index as usize])).collect();
     }
 
-    fn was_full(&self, id: &MemberId) -> bool {
-        self.by_id.get(id).is_some_and(|index| self.full[*index as usize])
+    /// What was decided, in numbers.
+    fn decide(&self, previous: Option<&Generation>) -> Decisions {
+        let mut decisions = Decisions::default();
+        self.tables.iter().for_each(|table| decisions.add(table.decisions()));
+        let mut quarantined = BTreeSet::new();
+        let mut spared = BTreeSet::new();
+        for site in &self.sites {
+            *decisions.sites_by_tier.entry(site.tier).or_default() += 1;
+            spared.extend(site.spared.iter().copied());
+            let members = (0..).zip(&self.inputs.members);
+            let objected = members.filter(|(index, _)| {
+                let exclusion = self.exclusion_of(site, *index);
+                matches!(exclusion, Some(Exclusion::Unreachable | Exclusion::Failing))
+            });
+            quarantined.extend(objected.map(|(index, _)| index).filter(|index| !site.spared.contains(index)));
+        }
+        (decisions.quarantined, decisions.spared) = (quarantined.len() as u64, spared.len() as u64);
+        let serving: BTreeSet<u32> = self.tables.iter().flat_map(Table::members).copied().collect();
+        let capacity = |member: &u32| self.inputs.members[*member as usize].capacity.rps.map(u64::from);
+        decisions.capacity_mrps = serving.iter().filter_map(capacity).sum::<u64>() * 1000;
+        decisions.full = serving.iter().filter(|member| self.division.price(**member) > 0).count() as u64;
+        decisions.overloaded =
+            serving.iter().filter(|member| self.division.is_beyond(**member)).count() as u64;
+        decisions.demand_mrps = self.inputs.demands.iter().map(|demand| demand.total_mrps).sum();
+        let silent = |m: &&MemberInput| {
+            let away = matches!(m.state, Health::Silent | Health::Unreachable | Health::Unknown);
+            m.certified && m.has_role(Role::Node) && away
+        };
+        decisions.silent = self.inputs.members.iter().filter(silent).count() as u64;
+        for (at, before) in previous.map(|previous| self.paired_tables(previous)).unwrap_or_default() {
+            for locality in self.changed(at, before) {
+                decisions.changed += 1;
+                decisions.changed_mrps += self.division.asked(locality).0;
+            }
+        }
+        decisions
     }
 
-    /// What a locality was told of a site, in the numbers of the next generation.
-    fn told_before(&self, site: &Site, locality: Locality, next: &BTreeMap<MemberId, u32>) -> Told {
-        let Some(told) = self.table(site).told(locality) else {
-            return Told::default();
+    /// The tables, and which of `previous` the first site of each had.
+    fn paired_tables<'a>(
+        &'a self,
+        previous: &'a Generation,
+    ) -> Vec<(&'a Table, (&'a Generation, &'a Table))> {
+        let mut paired = BTreeMap::new();
+        for site in &self.sites {
+            if let Some(before) = previous.find(site.input.site.as_str()) {
+                paired.entry(site.table).or_insert_with(|| (previous, previous.table(before)));
+            }
+        }
+        paired.into_iter().map(|(table, before)| (&self.tables[table as usize], before)).collect()
+    }
+
+    /// The localities of a table that are told another first replica than before.
+    fn changed(&self, table: &Table, (previous, before): (&Generation, &Table)) -> Vec<Locality> {
+        let id = |generation: &Generation, told: Told| {
+            Some(generation.inputs.members.get(told.first()? as usize)?.id)
         };
-        let translate = |index: u32| next.get(&self.inputs.members[index as usize].id).copied();
-        told.translate(translate)
+        let is_changed = |(locality, told): (Locality, Told)| {
+            let before = id(previous, before.told_at(locality)?)?;
+            (id(self, told)? != before).then_some(locality)
+        };
+        table.told().filter_map(is_changed).collect()
+    }
+
+    /// What was decided, in numbers.
+    pub fn decisions(&self) -> &Decisions {
+        &self.decisions
     }
 
     /// Its number; grows on one host.
@@ -298,7 +375,7 @@ impl Generation {
         if order.iter().all(|candidate| candidate.estimate.rtt_us.is_none()) {
             order = self.knowledge.hashed(&members, client_prefix(client));
         }
-        let told = tell(&self.inputs, &order, Told::default());
+        let told = self.told_by(&order, locality);
         let width = if client.is_ipv4() { 32 } else { 128 };
         let scope = if members.len() > 1 { width } else { 0 };
         Some(Answer { inputs: &self.inputs, told, scope })
@@ -411,16 +488,23 @@ impl Generation {
         let (locality, known) = self.knowledge.locate(client);
         let landmark = self.knowledge.estimator.landmark(&known);
         let (ordered_as, order) = self.order(site, client);
-        let fresh = tell(&self.inputs, &order, Told::default());
         let (told, _) = self.table(site).get(client);
-        // Those of whom nothing is known are divided anew each time, and a rule is a rule: nothing is kept.
+        // Those of whom nothing is known are divided anew each time, and a rule is a rule.
         let chosen = !matches!(ordered_as, Locality::Unknown(_) | Locality::Rule(_));
         let explored = chosen
             && self.knowledge.explores(&self.inputs, client)
             && explore::candidates(&self.inputs, &order)
                 .into_iter()
-                .any(|member| Some(member) == told.first());
-        let kept = fresh.first() != told.first() && chosen && !explored;
+                .any(|member| Some(member) == told.first() && self.division.is_roomy(member));
+        let family = if told.v4.iter().next().is_some() { Family::V4 } else { Family::V6 };
+        let because = match (ordered_as, told.first()) {
+            (Locality::Rule(_), _) => Because::Rule,
+            (Locality::Unknown(_), _) | (_, None) => Because::Hash,
+            (_, Some(_)) if explored => Because::Exploration,
+            (_, Some(first)) => self.division.because(&self.inputs, &order, ordered_as, family, first),
+        };
+        let (demand_mrps, incumbent) = self.division.asked(locality);
+        let incumbent = incumbent.map(|member| self.inputs.members[member as usize].name.clone());
         let excluded =
             (0..).zip(&self.inputs.members).filter(|(index, _)| !self.table(site).members().contains(index));
         Some(why::explain(why::Facts {
@@ -430,12 +514,34 @@ impl Generation {
             locality,
             place: self.knowledge.geo.lookup(client),
             landmark: landmark.map(|landmark| self.inputs.members[landmark as usize].name.clone()),
-            kept,
+            because,
             explored,
+            demand_mrps,
+            incumbent,
+            observed: !known.observed.is_empty(),
+            spared: &site.spared,
             rule: self.knowledge.geo.rule(client),
             excluded: excluded.map(|(index, member)| (member, self.exclusion_of(site, index))).collect(),
             ranking,
         }))
+    }
+
+    /// What clients for whom this is the order are told when no table was compiled for them.
+    fn told_by(&self, order: &[Candidate], locality: Locality) -> Told {
+        let family = |family| {
+            let shares = self.division.divide(&self.inputs, usize::MAX, order, locality, family);
+            shares.first().map(|(members, _)| Picks::equals(members)).unwrap_or_default()
+        };
+        Told { v4: family(Family::V4), v6: family(Family::V6) }
+    }
+
+    /// The number of a member, or one that nobody has.
+    pub(crate) fn number_of(&self, id: &MemberId) -> u32 {
+        self.by_id.get(id).copied().unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn division(&self) -> &Division {
+        &self.division
     }
 
     fn exclusion_of(&self, site: &Site, index: u32) -> Option<Exclusion> {

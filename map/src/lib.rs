@@ -26,8 +26,11 @@
 //! 4. `table`: the choices of every run are merged where they are equal, so that a lookup is one
 //!    binary search and tells the widest prefix over which the answer holds (the ECS scope of
 //!    RFC 7871).
-//! 5. `split`: where one answer does not suit all clients of a run, they are divided by hashing.
-//! 6. [`why`]: the same functions run again for one client, and every reason is kept.
+//! 5. `asked`, `division` and `spill`: what clients ask for, by locality, is divided among the replicas
+//!    so that nobody gets more than it can take while others have room; `decisions` counts what came
+//!    of it.
+//! 6. `split`: where one answer does not suit all clients of a run, they are divided by hashing.
+//! 7. [`why`]: the same functions run again for one client, and every reason is kept.
 //!
 //! # Trade-offs
 //!
@@ -37,12 +40,16 @@
 //! tens of members and a testbed's database takes well under a millisecond; a city database with
 //! millions of runs takes seconds per set and is better thinned before (see [`geo`]).
 //!
-//! Choices lean on the previous generation (a new one must be materially better to replace it), so
-//! two redirectors with different pasts may differ between replicas that are as good as equal, and
-//! only there.
+//! A generation depends on its inputs alone: redirectors that have heard the same tell the same,
+//! whenever they were started and in whatever order they heard it. Choices are steadied by what is in
+//! the inputs: they lean on who serves a locality today, and what members tell moves by steps. Who is
+//! silent about demand has no such steadying, and no clients to be moved.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod asked;
+mod decisions;
+mod division;
 mod eligible;
 mod estimate;
 mod explore;
@@ -55,10 +62,12 @@ mod observe;
 mod physics;
 mod range;
 pub mod rules;
+mod spill;
 mod split;
 mod table;
 pub mod why;
 
+pub use decisions::{Because, Decisions};
 pub use eligible::{Exclusion, Tier};
 pub use estimate::Source;
 pub use explore::Exploration;

@@ -117,6 +117,11 @@ impl Observed {
         Observed { prefixes, places }
     }
 
+    /// Has these looked at by themselves, even if nothing was measured of them.
+    pub(crate) fn set_apart(&mut self, prefixes: &[IpNet]) {
+        prefixes.iter().for_each(|prefix| _ = self.prefixes.entry(*prefix).or_default());
+    }
+
     /// The prefixes, ascending.
     pub(crate) fn prefixes(&self) -> impl Iterator<Item = IpNet> + '_ {
         self.prefixes.keys().copied()

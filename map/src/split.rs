@@ -85,22 +85,25 @@ pub(crate) fn mix(mut z: u64) -> u64 {
 /// A member for IPv4, one for IPv6, and the weight of both together.
 pub(crate) type Pair = (Option<u32>, Option<u32>, u32);
 
-/// Pairs members for IPv4 with members for IPv6 so that in each family every member has an equal
-/// part of all weight, those that serve both being paired with themselves as far as that goes.
-/// Weights are whole: the parts are `v4.len() * v6.len()` together. At most `v4.len() + v6.len()`
-/// pairs.
-pub(crate) fn even_pairs(v4: &[u32], v6: &[u32]) -> Vec<Pair> {
-    let (a, b) = (v4.len() as u32, v6.len() as u32);
+/// Pairs members for IPv4 with members for IPv6 so that in each family every member has a part of all
+/// weight in proportion to its own, those that serve both being paired with themselves as far as
+/// that goes. Weights are whole: the parts are the product of both sums together, each of which is
+/// at most 2^15. At most `v4.len() + v6.len()` pairs.
+pub(crate) fn pairs(v4: &[(u32, u32)], v6: &[(u32, u32)]) -> Vec<Pair> {
+    let sum = |list: &[(u32, u32)]| list.iter().map(|(_, weight)| weight).sum::<u32>();
+    let (a, b) = (sum(v4), sum(v6));
     if a == 0 || b == 0 {
-        let alone = v4.iter().map(|member| (Some(*member), None, 1));
-        return alone.chain(v6.iter().map(|member| (None, Some(*member), 1))).collect();
+        let alone = v4.iter().map(|(member, weight)| (Some(*member), None, *weight));
+        return alone.chain(v6.iter().map(|(member, weight)| (None, Some(*member), *weight))).collect();
     }
-    let mut rest_v4: Vec<(u32, u32)> = v4.iter().map(|member| (*member, b)).collect();
-    let mut rest_v6: Vec<(u32, u32)> = v6.iter().map(|member| (*member, a)).collect();
+    let scaled = |list: &[(u32, u32)], by: u32| -> Vec<(u32, u32)> {
+        list.iter().map(|(member, weight)| (*member, weight.saturating_mul(by))).collect()
+    };
+    let (mut rest_v4, mut rest_v6) = (scaled(v4, b), scaled(v6, a));
     let mut pairs = Vec::new();
     for (member, left) in &mut rest_v4 {
         if let Some((_, other)) = rest_v6.iter_mut().find(|(other, _)| other == member) {
-            let weight = a.min(b);
+            let weight = (*left).min(*other);
             *left -= weight;
             *other -= weight;
             pairs.push((Some(*member), Some(*member), weight));
@@ -173,19 +176,20 @@ mod tests {
     }
 
     #[test]
-    fn pairs_give_every_member_of_a_family_the_same() {
+    fn pairs_give_every_member_of_a_family_its_part() {
         for (v4, v6) in [
-            (vec![1, 2, 3], vec![2, 3]),
-            (vec![1, 2], vec![3, 4, 5]),
-            (vec![1], vec![1]),
-            (vec![1, 2, 3], vec![2, 4, 5, 6]),
+            (vec![(1, 1), (2, 1), (3, 1)], vec![(2, 1), (3, 1)]),
+            (vec![(1, 1), (2, 1)], vec![(3, 1), (4, 1), (5, 1)]),
+            (vec![(1, 5)], vec![(1, 7)]),
+            (vec![(1, 10), (2, 30), (3, 1)], vec![(2, 9), (4, 1), (5, 90), (6, 3)]),
         ] {
-            let pairs = even_pairs(&v4, &v6);
+            let pairs = pairs(&v4, &v6);
             assert!(pairs.len() <= v4.len() + v6.len(), "{pairs:?}");
             let of = |f: &dyn Fn(&Pair) -> bool| pairs.iter().filter(|p| f(p)).map(|p| p.2).sum::<u32>();
-            assert!(v4.iter().all(|m| of(&|p| p.0 == Some(*m)) == v6.len() as u32), "{pairs:?}");
-            assert!(v6.iter().all(|m| of(&|p| p.1 == Some(*m)) == v4.len() as u32), "{pairs:?}");
+            let sum = |list: &[(u32, u32)]| list.iter().map(|(_, weight)| weight).sum::<u32>();
+            assert!(v4.iter().all(|(m, w)| of(&|p| p.0 == Some(*m)) == w * sum(&v6)), "{pairs:?}");
+            assert!(v6.iter().all(|(m, w)| of(&|p| p.1 == Some(*m)) == w * sum(&v4)), "{pairs:?}");
         }
-        assert_eq!(even_pairs(&[7, 8], &[]), [(Some(7), None, 1), (Some(8), None, 1)]);
+        assert_eq!(pairs(&[(7, 2), (8, 3)], &[]), [(Some(7), None, 2), (Some(8), None, 3)]);
     }
 }

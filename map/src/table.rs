@@ -3,12 +3,16 @@
 //! An *answer* is what a client is told: for each address family, the best replica and those that
 //! are materially as good (at most [`PICKS_MAX`] together, the best first). Clients of one place
 //! that nothing was observed of share an answer; an observed prefix has its own. Where nothing is
-//! known at all, clients are divided evenly among the replicas by their /24 or /48 (see `split`), and a scope is never wider than that prefix.
+//! known at all, clients are divided among the replicas by their /24 or /48 (see `split`), and a scope
+//! is never wider than that prefix. So are those of a place whose demand is too much for one replica
+//! (see `division`).
 //!
 //! A run's value is a number: of an answer, or with [`SPLIT`] set of a split. Answers are numbered
 //! densely, so that whoever encodes them beforehand keeps an array ([`Table::choose`]).
 
-use crate::estimate::{Client, Estimate, Estimator, Source, materially_better};
+use crate::decisions::Decisions;
+use crate::division::{Division, Weighted};
+use crate::estimate::{Client, Estimate, Estimator, Source};
 use crate::explore::{self, Exploration};
 use crate::geo::{GeoDb, Place, PlaceId, Point};
 use crate::index::Indexed;
@@ -16,7 +20,7 @@ use crate::inputs::Inputs;
 use crate::observe::Observed;
 use crate::range::{Bits, Ranges};
 use crate::rules::{self, RuleId};
-use crate::split::{Share, Split, client_number, even_pairs, mix, score};
+use crate::split::{Share, Split, client_number, mix, pairs, score};
 use godwit_core::geo::Coordinates;
 use godwit_core::key::MemberId;
 use ipnet::IpNet;
@@ -86,22 +90,26 @@ pub(crate) struct Table {
     members: Vec<u32>,
     answers: Vec<Told>,
     splits: Vec<Split>,
-    /// What those are told of whom nothing is known.
-    unknown: u32,
     v4: Indexed<u32, u32>,
     v6: Indexed<u128, u32>,
-    /// What each locality is told, for the next generation to lean on. Sorted.
+    /// The value of each locality. Sorted.
     told: Vec<(Locality, u32)>,
+    decisions: Decisions,
 }
 
 /// Which members can be reached over which family.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Family {
     V4,
     V6,
 }
 
 impl Family {
+    /// That of an address.
+    pub(crate) fn of(address: IpAddr) -> Family {
+        if address.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
     pub(crate) fn serves(self, inputs: &Inputs, member: u32) -> bool {
         let member = &inputs.members[member as usize];
         match self {
@@ -126,8 +134,13 @@ impl Picks {
     }
 
     pub(crate) fn of(member: Option<u32>) -> Picks {
+        Picks::equals(member.as_slice())
+    }
+
+    /// The first of these, as many as are told.
+    pub(crate) fn equals(members: &[u32]) -> Picks {
         let mut picks = Picks::default();
-        member.iter().for_each(|member| picks.push(*member));
+        members.iter().take(EQUALS_MAX).for_each(|member| picks.push(*member));
         picks
     }
 
@@ -153,22 +166,14 @@ impl Told {
     pub(crate) fn place(&self, member: u32) -> Option<usize> {
         self.v4.iter().chain(self.v6.iter()).position(|told| told == member)
     }
-
-    /// The same members by other numbers, without those that have none.
-    pub(crate) fn translate(&self, number: impl Fn(u32) -> Option<u32>) -> Told {
-        let translate = |picks: Picks| {
-            let mut translated = Picks::default();
-            picks.iter().filter_map(&number).for_each(|member| translated.push(member));
-            translated
-        };
-        Told { v4: translate(self.v4), v6: translate(self.v6) }
-    }
 }
 
 impl Knowledge {
-    pub(crate) fn new(inputs: &Inputs, geo: &GeoDb) -> Knowledge {
+    /// `heavy`: prefixes that are to be localities of their own even if nothing was measured of them.
+    pub(crate) fn new(inputs: &Inputs, geo: &GeoDb, heavy: &[IpNet]) -> Knowledge {
         let estimator = Estimator::new(inputs);
-        let observed = Observed::new(inputs, geo, &estimator);
+        let mut observed = Observed::new(inputs, geo, &estimator);
+        observed.set_apart(heavy);
         let seed = |id: &MemberId| id.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let seeds = inputs.members.iter().map(|member| seed(&member.id)).collect();
         let lots = inputs.exploration.map(Exploration::lots);
@@ -224,6 +229,16 @@ impl Knowledge {
         candidates
     }
 
+    /// The members of a set, best first for the clients of a locality.
+    pub(crate) fn order_at(&self, inputs: &Inputs, members: &[u32], locality: Locality) -> Vec<Candidate> {
+        let client = match locality {
+            Locality::Place(place) => self.observed.at(place),
+            Locality::Prefix(prefix) => self.observed_client(prefix),
+            Locality::Rule(_) | Locality::Unknown(_) => Client::default(),
+        };
+        self.order(inputs, members, locality, &client)
+    }
+
     /// The members of a set in the order of the rule for a locality.
     fn ruled(&self, inputs: &Inputs, members: &[u32], locality: Locality) -> Vec<(usize, u32)> {
         let Locality::Rule(rule) = locality else { return Vec::new() };
@@ -261,53 +276,27 @@ impl Locality {
     }
 }
 
-/// What clients are told, given their ranking and what they were told before.
-pub(crate) fn tell(inputs: &Inputs, order: &[Candidate], before: Told) -> Told {
-    let family = |family: Family, before: Option<u32>| {
-        let serving: Vec<&Candidate> = order.iter().filter(|c| family.serves(inputs, c.member)).collect();
-        let mut picks = Picks::default();
-        let Some(best) = serving.first() else { return picks };
-        let Some(best_rtt) = best.estimate.rtt_us else {
-            picks.push(best.member);
-            return picks;
-        };
-        let kept = serving.iter().find(|candidate| {
-            Some(candidate.member) == before
-                && candidate.estimate.rtt_us.is_some_and(|rtt| !materially_better(best_rtt, rtt))
-        });
-        let first = kept.unwrap_or(best);
-        picks.push(first.member);
-        // Equals are counted from the best, not from the kept one: nothing drifts.
-        serving
-            .iter()
-            .filter(|c| c.member != first.member)
-            .filter(|c| c.estimate.rtt_us.is_some_and(|rtt| !materially_better(best_rtt, rtt)))
-            .take(EQUALS_MAX - 1)
-            .for_each(|candidate| picks.push(candidate.member));
-        picks
-    };
-    Told { v4: family(Family::V4, before.v4.first()), v6: family(Family::V6, before.v6.first()) }
-}
-
 impl Table {
-    /// Compiles the table of `members`; `before` says what a locality was told before.
+    /// Compiles the table of `members`, which has this number in `division`.
     pub(crate) fn compile(
         inputs: &Inputs,
         knowledge: &Knowledge,
         members: Vec<u32>,
-        before: &dyn Fn(Locality) -> Told,
+        division: (&Division, usize),
     ) -> Table {
         let mut compiler = Compiler {
             inputs,
             knowledge,
             members,
-            before,
+            division: division.0,
+            table: division.1,
+            decisions: Decisions::default(),
             numbers: BTreeMap::new(),
             splits: BTreeMap::new(),
             unknown: 0,
             told: Vec::new(),
         };
-        compiler.unknown = compiler.even_split();
+        compiler.unknown = compiler.unknown_split();
         let unknown = compiler.unknown;
         let places: Vec<Value> = knowledge
             .geo
@@ -337,10 +326,10 @@ impl Table {
             None => overlay(knowledge.geo.v4(), told, &v4),
         };
         let (v4, v6) = (Indexed::new(v4), Indexed::new(overlay(knowledge.geo.v6(), told, &v6)));
-        let Compiler { members, numbers, splits, mut told, .. } = compiler;
+        let Compiler { members, numbers, splits, mut told, decisions, .. } = compiler;
         told.sort_unstable();
         let (answers, splits) = (in_order(numbers), in_order(splits));
-        Table { members, answers, splits, unknown, v4, v6, told }
+        Table { members, answers, splits, v4, v6, told, decisions }
     }
 
     pub(crate) fn members(&self) -> &[u32] {
@@ -380,13 +369,22 @@ impl Table {
         (self.answer(number), scope)
     }
 
-    /// What a locality is told, if it has an answer of its own.
-    pub(crate) fn told(&self, locality: Locality) -> Option<Told> {
-        if let Locality::Unknown(prefix) = locality {
-            return Some(self.answer(self.resolve(self.unknown, prefix.addr())));
-        }
+    /// The localities that have one answer, and what it is.
+    pub(crate) fn told(&self) -> impl Iterator<Item = (Locality, Told)> + '_ {
+        let plain = self.told.iter().filter(|(_, value)| value & SPLIT == 0);
+        plain.map(|(locality, value)| (*locality, self.answer(*value)))
+    }
+
+    /// What a locality is told, if all its clients are told the same.
+    pub(crate) fn told_at(&self, locality: Locality) -> Option<Told> {
         let at = self.told.binary_search_by_key(&locality, |(locality, _)| *locality).ok()?;
-        Some(self.answer(self.told[at].1))
+        let (_, value) = self.told[at];
+        (value & SPLIT == 0).then(|| self.answer(value))
+    }
+
+    /// Why its localities are told what they are.
+    pub(crate) fn decisions(&self) -> &Decisions {
+        &self.decisions
     }
 
     fn resolve(&self, value: u32, client: IpAddr) -> u32 {
@@ -408,7 +406,9 @@ struct Compiler<'a> {
     inputs: &'a Inputs,
     knowledge: &'a Knowledge,
     members: Vec<u32>,
-    before: &'a dyn Fn(Locality) -> Told,
+    division: &'a Division,
+    table: usize,
+    decisions: Decisions,
     numbers: BTreeMap<Told, u32>,
     splits: BTreeMap<Split, u32>,
     unknown: u32,
@@ -432,20 +432,54 @@ impl Compiler<'_> {
         let order = self.knowledge.order(self.inputs, &self.members, locality, client);
         if order.iter().all(|candidate| candidate.estimate.rtt_us.is_none()) {
             // Its place is known but no replica's is: as good as unknown.
+            self.decisions.hashed += 1;
             return Value::same(self.unknown);
         }
-        let told = tell(self.inputs, &order, (self.before)(locality));
-        let number = self.number(told);
-        self.told.push((locality, number));
+        let divide = |family| self.division.divide(self.inputs, self.table, &order, locality, family);
+        let (v4, v6) = (divide(Family::V4), divide(Family::V6));
+        let (family, shares) = if v4.is_empty() { (Family::V6, &v6) } else { (Family::V4, &v4) };
+        if let Some(first) = shares.first().and_then(|(picks, _)| picks.first()) {
+            let because = self.division.because(self.inputs, &order, locality, family, *first);
+            let source = order.iter().find(|candidate| candidate.member == *first);
+            self.decisions.count(source.map(|c| c.estimate.source), because, shares.len() > 1);
+        }
+        let value = self.divided(&v4, &v6);
+        self.told.push((locality, value));
         let candidates = match self.inputs.exploration {
             Some(_) => explore::candidates(self.inputs, &order),
             None => Vec::new(),
         };
-        let explored = candidates.into_iter().map(|member| {
-            let told = explore::told(self.inputs, member, told);
-            self.number(told)
-        });
-        Value { told: number, explored: explored.collect() }
+        let first = |shares: &[(Vec<u32>, u32)]| {
+            shares.first().map(|(members, _)| Picks::equals(members)).unwrap_or_default()
+        };
+        let usual = Told { v4: first(&v4), v6: first(&v6) };
+        let explored = candidates.into_iter().filter(|member| self.division.is_roomy(*member));
+        let explored: Vec<Told> = explored.map(|member| explore::told(self.inputs, member, usual)).collect();
+        Value { told: value, explored: explored.into_iter().map(|told| self.number(told)).collect() }
+    }
+
+    /// The value of a run whose clients are divided among these, in each family.
+    fn divided(&mut self, v4: &[(Vec<u32>, u32)], v6: &[(Vec<u32>, u32)]) -> u32 {
+        let picks = |shares: &[(Vec<u32>, u32)], first: Option<u32>| {
+            let share = shares.iter().find(|(picks, _)| first.is_some() && picks.first().copied() == first);
+            share.map(|(members, _)| Picks::equals(members)).unwrap_or_default()
+        };
+        let firsts = |shares: &[(Vec<u32>, u32)]| -> Weighted {
+            shares.iter().filter_map(|(picks, weight)| Some((*picks.first()?, *weight))).collect()
+        };
+        let shares = pairs(&firsts(v4), &firsts(v6))
+            .into_iter()
+            .map(|(first_v4, first_v6, weight)| {
+                let told = Told { v4: picks(v4, first_v4), v6: picks(v6, first_v6) };
+                Share { answer: self.number(told), weight, seed: self.seed_of(first_v4, first_v6) }
+            })
+            .collect();
+        self.split(shares)
+    }
+
+    fn seed_of(&self, v4: Option<u32>, v6: Option<u32>) -> u64 {
+        let seeds = [v4, v6].map(|member| member.map_or(0, |member| self.knowledge.seed(member)));
+        if v4 == v6 { seeds[0] } else { mix(seeds[0]) ^ seeds[1] }
     }
 
     /// The answer under a rule, whatever it was before: what is listed needs no steadying.
@@ -454,23 +488,15 @@ impl Compiler<'_> {
         self.number(rules::tell(self.inputs, &order))
     }
 
-    /// All members, with an equal part of the clients each. With one there is nothing to choose,
-    /// and its answer holds for everybody.
-    fn even_split(&mut self) -> u32 {
-        let serving = |family: Family| -> Vec<u32> {
-            self.members.iter().copied().filter(|member| family.serves(self.inputs, *member)).collect()
+    /// All members, each with its part of the clients. With one there is nothing to choose, and its
+    /// answer holds for everybody.
+    fn unknown_split(&mut self) -> u32 {
+        let alone = |family| -> Vec<(Vec<u32>, u32)> {
+            let weighted = self.division.unknown(self.table, family);
+            weighted.into_iter().map(|(member, weight)| (vec![member], weight)).collect()
         };
-        let pairs = even_pairs(&serving(Family::V4), &serving(Family::V6));
-        let shares = pairs
-            .into_iter()
-            .map(|(v4, v6, weight)| {
-                let seeds = [v4, v6].map(|member| member.map_or(0, |member| self.knowledge.seed(member)));
-                let seed = if v4 == v6 { seeds[0] } else { mix(seeds[0]) ^ seeds[1] };
-                let told = Told { v4: Picks::of(v4), v6: Picks::of(v6) };
-                Share { answer: self.number(told), weight, seed }
-            })
-            .collect();
-        self.split(shares)
+        let (v4, v6) = (alone(Family::V4), alone(Family::V6));
+        self.divided(&v4, &v6)
     }
 
     /// The value of a run whose clients are divided by `shares`.

@@ -3,6 +3,7 @@
 //! The values are those that the decision used, found by running the same functions again for one
 //! client. The JSON form is public: `godwit why --json` prints it.
 
+use crate::decisions::Because;
 use crate::eligible::{Exclusion, Tier};
 use crate::estimate::Source;
 use crate::generation::{Generation, Ranking};
@@ -40,11 +41,18 @@ pub struct Why {
     pub tier: Tier,
     /// The widest prefix around the client in which everybody is told the same.
     pub scope: IpNet,
-    /// Whether the first replica stands first because it did before, and no other is materially
+    /// Why the first replica stands first.
+    pub because: Because,
+    /// Whether it does because it serves most of these clients already, and no other is materially
     /// better.
     pub kept: bool,
     /// Whether the client measures the first replica for others in this epoch.
     pub explored: bool,
+    /// What the clients of this prefix or place ask for, of all sites together, thousandths of a
+    /// request per second.
+    pub demand_mrps: u64,
+    /// Who serves most of them.
+    pub incumbent: Option<MemberName>,
     /// Every member that has or had a chance: the ranked ones, best first, then the excluded ones.
     pub replicas: Vec<Reasons>,
 }
@@ -72,6 +80,8 @@ pub struct Known {
 pub enum KnownBy {
     /// Round-trip times were observed from its prefix.
     Observation,
+    /// It asks for so much that it is looked at by itself.
+    Demand,
     /// Its place is in the GeoIP database.
     Geography,
     /// A rule lists regions for it.
@@ -117,6 +127,15 @@ pub struct Reasons {
     pub draining: bool,
     /// How busy it is, thousandths of its capacity.
     pub load_permille: u16,
+    /// What it can take, requests per second, where its operator has said so.
+    pub capacity_rps: Option<u32>,
+    /// What it gets of all demand, thousandths of its capacity.
+    pub planned_permille: Option<u32>,
+    /// What room for one more would cost there, in round-trip time, µs; 0 while there is some. It is
+    /// added to the estimate.
+    pub price_us: u32,
+    /// Whether it serves although monitors object, since they have had their half.
+    pub spared: bool,
     /// Which version it holds, and which is current.
     pub fresh: Fresh,
     /// The rule that excludes it.
@@ -141,26 +160,22 @@ pub(crate) struct Facts<'a> {
     pub(crate) place: Option<(IpNet, Coordinates)>,
     pub(crate) rule: Option<(IpNet, &'a Rule)>,
     pub(crate) landmark: Option<MemberName>,
-    pub(crate) kept: bool,
+    pub(crate) because: Because,
     pub(crate) explored: bool,
+    pub(crate) demand_mrps: u64,
+    pub(crate) incumbent: Option<MemberName>,
+    /// Whether round-trip times were observed from the client's prefix.
+    pub(crate) observed: bool,
+    pub(crate) spared: &'a [u32],
     pub(crate) excluded: Vec<(&'a MemberInput, Option<Exclusion>)>,
     pub(crate) ranking: Ranking,
 }
 
 pub(crate) fn explain(facts: Facts<'_>) -> Why {
     let Facts {
-        generation,
-        site,
-        client,
-        locality,
-        place,
-        rule,
-        landmark,
-        kept,
-        explored,
-        excluded,
-        ranking,
+        generation, site, client, locality, place, rule, landmark, excluded, ranking, spared, ..
     } = facts;
+    let division = generation.division();
     let reasons = |member: &MemberInput| Reasons {
         rank: None,
         told: false,
@@ -179,6 +194,10 @@ pub(crate) fn explain(facts: Facts<'_>) -> Why {
         checks: member.checks.iter().filter(|check| check.covers(&site.site)).cloned().collect(),
         draining: member.draining,
         load_permille: member.load_permille,
+        capacity_rps: member.capacity.rps,
+        planned_permille: division.load_permille(generation.number_of(&member.id)),
+        price_us: division.price(generation.number_of(&member.id)),
+        spared: spared.contains(&generation.number_of(&member.id)),
         fresh: Fresh { held: member.holds(site.site.as_str()), current: site.number },
         excluded_because: None,
     };
@@ -199,7 +218,8 @@ pub(crate) fn explain(facts: Facts<'_>) -> Why {
         .filter(|(_, because)| !matches!(because, Some(Exclusion::NotANode | Exclusion::NotItsService)))
         .map(|(member, excluded_because)| Reasons { excluded_because, ..reasons(member) });
     let (prefix, by) = match locality {
-        Locality::Prefix(prefix) => (prefix, KnownBy::Observation),
+        Locality::Prefix(prefix) if facts.observed => (prefix, KnownBy::Observation),
+        Locality::Prefix(prefix) => (prefix, KnownBy::Demand),
         Locality::Place(_) => (place.map_or(IpNet::from(client), |(prefix, _)| prefix), KnownBy::Geography),
         Locality::Rule(_) => (rule.map_or(IpNet::from(client), |(prefix, _)| prefix), KnownBy::Rule),
         Locality::Unknown(prefix) => (prefix, KnownBy::Hash),
@@ -222,8 +242,11 @@ pub(crate) fn explain(facts: Facts<'_>) -> Why {
         },
         tier: ranking.tier,
         scope: IpNet::new(client, ranking.scope).map_or(IpNet::from(client), |net| net.trunc()),
-        kept,
-        explored,
+        because: facts.because,
+        kept: facts.because == Because::Kept,
+        explored: facts.explored,
+        demand_mrps: facts.demand_mrps,
+        incumbent: facts.incumbent,
         replicas: ranked.chain(excluded).collect(),
     }
 }

@@ -217,6 +217,7 @@ impl Known {
             state: match self.state {
                 State::Alive => Health::Alive,
                 State::Suspect => Health::Suspect,
+                State::Unreachable if entry.is_none() => Health::Silent,
                 State::Unreachable => Health::Unreachable,
                 State::Unknown | State::Revoked | State::Expired => Health::Unknown,
             },

@@ -11,7 +11,7 @@ use godwit_core::key::{MemberId, SecretKey};
 use godwit_core::name::SiteName;
 use godwit_core::observation::{Age, ClientRtt, SAMPLES_MAX};
 use godwit_core::record::OBSERVATIONS_MAX;
-use godwit_map::{Exploration, Generation, GeoDb, Health, Inputs, MemberInput, SiteInput};
+use godwit_map::{DemandInput, Exploration, Generation, GeoDb, Health, Inputs, MemberInput, SiteInput};
 use ipnet::{IpNet, Ipv4Net};
 use rand::Rng;
 use rand::seq::index;
@@ -241,7 +241,21 @@ impl<'a> World<'a> {
             tally.count.measured.resize(epochs + 1, 0);
             tally.count.measured[epoch] += measured.len();
             before = Some(generation);
+            self.inputs.demands = self.demands(&homes);
         }
+    }
+
+    /// What members tell of who they serve: a choice leans on it.
+    fn demands(&self, homes: &[Option<usize>]) -> Vec<DemandInput> {
+        let served = |replica: usize| -> Vec<(IpNet, u32)> {
+            let here = self.networks.iter().zip(homes).filter(|(_, home)| **home == Some(replica));
+            here.map(|(network, _)| (network.prefix(), 1000)).collect()
+        };
+        let demand = |(replica, id): (usize, &MemberId)| {
+            let prefixes = served(replica);
+            DemandInput { member: *id, total_mrps: 1000 * prefixes.len() as u64, prefixes, sites: Vec::new() }
+        };
+        self.ids.iter().enumerate().map(demand).collect()
     }
 
     /// The same generation as if nobody explored, to tell explorers from those that moved.

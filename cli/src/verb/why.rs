@@ -57,6 +57,7 @@ fn text(why: &Value) -> String {
         Some("observation") => {
             format!("Measured: round-trip times from {} were observed.\n", word(&known["prefix"]))
         }
+        Some("demand") => format!("Busy: {} is looked at by itself.\n", word(&known["prefix"])),
         Some("geography") => format!(
             "Placed: the GeoIP database has {} at {},{}; times from {} stand for it.\n",
             word(&known["prefix"]),
@@ -71,7 +72,10 @@ fn text(why: &Value) -> String {
     };
     text += &format!("Everybody in {} is told the same.\n", word(&why["scope"]));
     if why["kept"] == Value::Bool(true) {
-        text += "The first one stays first: no other is materially better.\n";
+        text += "The first one stays first: it serves them now, and no other is materially better.\n";
+    }
+    if why["because"] == "overflow" {
+        text += "The nearest has no room for them: what room there would cost is added to its time.\n";
     }
     if why["explored"] == Value::Bool(true) {
         text += "The first one is being tried: this client measures it for its neighbours until the epoch ends.\n";
@@ -102,6 +106,12 @@ fn row(replica: &Value) -> Vec<String> {
                 health += &format!(" ({})", failure(&check["why"]));
             }
         }
+    }
+    if replica["spared"] == Value::Bool(true) {
+        health += ", spared";
+    }
+    if let Some(price) = replica["price_us"].as_f64().filter(|price| *price > 0.0) {
+        health += &format!(", full (+{:.1} ms)", price / 1000.0);
     }
     vec![
         word(&replica["rank"]),

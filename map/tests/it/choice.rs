@@ -4,7 +4,7 @@ use super::{CITIES, network, node};
 use godwit_core::content::VersionNumber;
 use godwit_core::geo::Coordinates;
 use godwit_core::observation::ClientRtt;
-use godwit_map::{Exclusion, Generation, GeoDb, Health, Inputs, Source, Tier};
+use godwit_map::{DemandInput, Exclusion, Generation, GeoDb, Health, Inputs, Source, Tier};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -103,25 +103,35 @@ fn the_larger_of_two_claims_between_members_counts() {
 }
 
 #[test]
-fn a_choice_is_kept_until_another_is_materially_better() {
+fn who_serves_clients_keeps_them_until_another_is_materially_better() {
     let prefix: IpNet = "203.0.0.0/24".parse().unwrap();
-    let observed = |paris: u32, frankfurt: u32| {
+    let told = |paris: u32, frankfurt: u32, served_by: Option<usize>| {
         let mut inputs = network();
         let ids = (inputs.members[0].id, inputs.members[5].id);
-        inputs.observations =
-            vec![(ids.0, ClientRtt::new(prefix, paris)), (ids.1, ClientRtt::new(prefix, frankfurt))];
-        inputs
+        inputs.observations = [(ids.0, paris), (ids.1, frankfurt)]
+            .map(|(id, rtt)| (id, ClientRtt { samples: 8, ..ClientRtt::new(prefix, rtt) }))
+            .to_vec();
+        let demand = |member: usize| DemandInput {
+            member: inputs.members[member].id,
+            total_mrps: 900,
+            prefixes: vec![(prefix, 900)],
+            sites: Vec::new(),
+        };
+        inputs.demands = served_by.into_iter().map(demand).collect();
+        let generation = compute(&inputs, None);
+        let why = generation.why(client(0), &"www".parse().unwrap()).unwrap();
+        (first(&generation, client(0)), why.kept)
     };
-    let start = compute(&observed(20_000, 25_000), None);
-    assert_eq!(first(&start, client(0)), "paris");
-    let within = compute(&observed(21_000, 19_500), Some(&start));
-    assert_eq!(first(&within, client(0)), "paris", "within 2 ms or 10 %");
-    assert!(within.why(client(0), &"www".parse().unwrap()).unwrap().kept);
-    let beyond = compute(&observed(24_000, 19_500), Some(&within));
-    assert_eq!(first(&beyond, client(0)), "frankfurt");
-    let back = compute(&observed(20_000, 20_500), Some(&beyond));
-    assert_eq!(first(&back, client(0)), "frankfurt", "no flapping back");
-    assert_eq!(first(&compute(&observed(20_000, 20_500), None), client(0)), "paris");
+    let (paris, frankfurt) = (Some(0), Some(5));
+    assert_eq!(told(20_000, 25_000, None), ("paris".into(), false));
+    assert_eq!(told(21_000, 19_500, paris), ("paris".into(), true), "within 2 ms or 10 %");
+    assert_eq!(told(24_000, 19_500, paris), ("frankfurt".into(), false));
+    assert_eq!(told(20_000, 20_500, frankfurt), ("frankfurt".into(), true), "no flapping back");
+    assert_eq!(told(20_000, 20_500, None), ("paris".into(), false));
+    assert_eq!(told(20_000, 22_000, frankfurt), ("frankfurt".into(), true));
+    assert_eq!(told(20_000, 22_001, frankfurt), ("paris".into(), false));
+    assert_eq!(told(100_000, 110_000, frankfurt), ("frankfurt".into(), true));
+    assert_eq!(told(100_000, 110_001, frankfurt), ("paris".into(), false));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The map from outside: databases in, answers out.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod capacity;
 mod choice;
 mod explore;
 mod geo;

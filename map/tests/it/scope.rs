@@ -3,7 +3,7 @@
 use super::{CITIES, network};
 use godwit_core::geo::Coordinates;
 use godwit_core::observation::ClientRtt;
-use godwit_map::{Generation, GeoDb, Health, Inputs};
+use godwit_map::{DemandInput, Generation, GeoDb, Health, Inputs};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -56,6 +56,21 @@ fn inputs(observations: Vec<(usize, IpNet, u32)>, health: &[u8]) -> Inputs {
             3 => member.place = None,
             _ => {}
         }
+    }
+    // Some members have a capacity, and what is observed asks for something: so places are divided.
+    for (member, (capacity, health)) in
+        inputs.members.iter_mut().zip([2, 5, 9, 3, 7, 4].into_iter().zip(health))
+    {
+        member.capacity.rps = (health % 2 == 0).then_some(capacity);
+    }
+    for (member, net, rtt) in &observations {
+        let rate = rtt % 9000;
+        inputs.demands.push(DemandInput {
+            member: inputs.members[(member + 1) % CITIES.len()].id,
+            total_mrps: u64::from(rate) * 3,
+            prefixes: vec![(*net, rate)],
+            sites: Vec::new(),
+        });
     }
     inputs.observations = observations
         .into_iter()
