@@ -149,6 +149,7 @@ impl Keeper {
                 remember_checks(&mut inputs, previous.inputs(), |target| snapshot.is_decided(target));
             }
             let generation = Generation::compute(&inputs, &keeper.geo, Some(&previous));
+            keeper.metrics.map.decided(generation.decisions());
             keeper.shared.store(Arc::new(generation));
             let took = started.elapsed();
             keeper.metrics.generation_seconds.observe(took.as_secs_f64());

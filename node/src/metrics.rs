@@ -1,6 +1,10 @@
 //! What monitors are told, in OpenMetrics text. Names are public API: `godwit_`, base units, and
 //! labels of few values only.
 
+mod map;
+
+pub(crate) use map::MapMetrics;
+
 use crate::health::HealthMetrics;
 use godwit_core::member::State;
 use godwit_core::stats::{Counters, Refused};
@@ -83,6 +87,8 @@ pub(crate) struct Metrics {
     registry: SharedRegistry,
     pub(crate) http: Arc<HttpMetrics>,
     pub(crate) health: Arc<HealthMetrics>,
+    /// What the map has decided.
+    pub(crate) map: MapMetrics,
     /// Objects fetched from other members and kept.
     pub(crate) fetched_objects: Counter,
     /// Bytes of them.
@@ -148,6 +154,7 @@ impl Metrics {
             registry: Arc::new(Mutex::new(Registry::with_prefix("godwit"))),
             http: Arc::default(),
             health: Arc::default(),
+            map: MapMetrics::default(),
             fetched_objects: Counter::default(),
             fetched_bytes: Counter::default(),
             fetch_failures: Counter::default(),
@@ -271,6 +278,7 @@ impl Metrics {
         r.register("uploaded_objects", "Objects taken from publishers", self.uploaded_objects.clone());
         let help = "Time to compute a generation of the map";
         r.register_with_unit("generation_compute", help, Unit::Seconds, self.generation_seconds.clone());
+        self.map.register(r);
         r.register("generation", "Number of the present generation of the map", self.generation.clone());
         let help = "Whether the GeoIP database in use is the one on disk";
         r.register("geoip_last_reload_successful", help, self.geoip_fresh.clone());
