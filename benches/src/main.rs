@@ -4,6 +4,7 @@
 //! the measured data sets in `GODWIT_SHARED` (default: `../shared` beside the repository).
 
 mod matrix;
+mod overload;
 mod redirect_quality;
 
 use clap::{Parser, Subcommand};
@@ -19,10 +20,13 @@ struct Arguments {
 enum What {
     /// How much further than the best replica clients are sent, by policy.
     RedirectQuality(redirect_quality::Arguments),
+    /// Whether anybody gets more than it can take at a load near capacity, and what that costs.
+    Overload(overload::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().what {
         What::RedirectQuality(arguments) => redirect_quality::run(&arguments),
+        What::Overload(arguments) => overload::run(&arguments),
     }
 }
