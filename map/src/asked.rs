@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(asked.rest[&Family::V4], Rates::from([(2, 5000)]));
         let place = godwit_core::geo::Coordinates::new(1.0, 2.0).unwrap();
         let geo = GeoDb::from_networks([("192.0.0.0/16".parse().unwrap(), place)]);
-        let localities = asked.localities(&Knowledge::new(&inputs, &geo, &[]));
+        let localities = asked.localities(&Knowledge::new(&inputs, &geo, &[], None));
         assert_eq!(
             localities.known,
             BTreeMap::from([((Locality::Place(place), Family::V4), Rates::from([(0, 600), (1, 100)]))])

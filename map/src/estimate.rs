@@ -153,6 +153,8 @@ impl Client {
 #[derive(Debug)]
 pub(crate) struct Estimator {
     points: Vec<Option<Point>>,
+    /// Great-circle distances, km, row by row; `NaN` where a place is not known.
+    km: Vec<f64>,
     /// Row by row; `u32::MAX` where nothing was measured.
     between: Vec<u32>,
     /// Members with a place that have measured others or were measured by them.
@@ -173,11 +175,16 @@ impl Estimator {
                 told[from * count + to] = *rtt;
             }
         }
+        let km: Vec<f64> = (0..count * count)
+            .map(|cell| match (&points[cell / count], &points[cell % count]) {
+                (Some(a), Some(b)) => a.distance_km(b),
+                _ => f64::NAN,
+            })
+            .collect();
         let between: Vec<u32> = (0..count * count)
             .map(|cell| {
                 let (from, to) = (cell / count, cell % count);
-                let km = points[from].as_ref().zip(points[to].as_ref()).map(|(a, b)| a.distance_km(b));
-                settled(told[cell], told[to * count + from], km)
+                settled(told[cell], told[to * count + from], known(km[cell]))
             })
             .collect();
         let measured = |member: &u32| {
@@ -185,7 +192,7 @@ impl Estimator {
             points[*member as usize].is_some() && row.iter().any(|rtt| *rtt != u32::MAX)
         };
         let landmarks = (0..count as u32).filter(measured).collect();
-        Estimator { points, between, landmarks }
+        Estimator { points, km, between, landmarks }
     }
 
     /// Measured round-trip time between two members, µs.
@@ -199,7 +206,7 @@ impl Estimator {
 
     /// Distance between two members, km.
     pub(crate) fn distance_km(&self, a: u32, b: u32) -> Option<f64> {
-        Some(self.point(a)?.distance_km(self.point(b)?))
+        known(*self.km.get(a as usize * self.points.len() + b as usize)?)
     }
 
     pub(crate) fn point(&self, member: u32) -> Option<&Point> {
@@ -234,6 +241,10 @@ impl Estimator {
         }
         outlook
     }
+}
+
+fn known(km: f64) -> Option<f64> {
+    (!km.is_nan()).then_some(km)
 }
 
 /// Two members' words about the way between them, µs, `u32::MAX` where one says nothing: the larger,

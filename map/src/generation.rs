@@ -179,7 +179,8 @@ impl Generation {
     pub fn compute(inputs: &Inputs, geo: &GeoDb, previous: Option<&Generation>) -> Generation {
         let inputs = in_order(inputs);
         let asked = Asked::new(&inputs);
-        let knowledge = Knowledge::new(&inputs, geo, asked.heavy());
+        let before = previous.map(|before| (&before.inputs, &before.knowledge));
+        let knowledge = Knowledge::new(&inputs, geo, asked.heavy(), before);
         let full: Vec<bool> = inputs.members.iter().map(is_full).collect();
         let by_id: BTreeMap<MemberId, u32> = inputs.members.iter().zip(0..).map(|(m, i)| (m.id, i)).collect();
         let mut numbers: BTreeMap<Vec<u32>, u32> = BTreeMap::new();

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The longest saved form that is read back, bytes: 1,000 members with 256 RTTs and 512 sites and
-/// 512 observed prefixes each come to about 45 MB.
+/// 1,024 observed prefixes each come to about 60 MB.
 const INPUTS_LEN_MAX: usize = 128 * 1024 * 1024;
 
 /// Marks the saved form and its version.

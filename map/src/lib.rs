@@ -70,7 +70,7 @@ pub mod why;
 pub use decisions::{Because, Decisions};
 pub use eligible::{Exclusion, Tier};
 pub use estimate::Source;
-pub use explore::Exploration;
+pub use explore::{Exploration, PERMILLE_MAX};
 pub use generation::{Answer, Choice, ChoiceKey, Generation, Ranked, Ranking, SiteRef};
 pub use geo::{GeoDb, GeoError};
 pub use inputs::{

@@ -13,7 +13,7 @@
 use crate::decisions::Decisions;
 use crate::division::{Division, Weighted};
 use crate::estimate::{Client, Estimate, Estimator, Source};
-use crate::explore::{self, Exploration};
+use crate::explore;
 use crate::geo::{GeoDb, Place, PlaceId, Point};
 use crate::index::Indexed;
 use crate::inputs::Inputs;
@@ -26,6 +26,7 @@ use godwit_core::key::MemberId;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 
 /// At most so many addresses are told to a client: what a rule may list for a region. Eight fill a
 /// reply of 160 octets over IPv4; more do not help a client that tries one after the other.
@@ -46,8 +47,9 @@ pub(crate) struct Knowledge {
     pub(crate) geo: GeoDb,
     pub(crate) estimator: Estimator,
     observed: Observed,
-    /// The lots of those that explore, if any do.
-    lots: Option<Ranges<u32, Option<u32>>>,
+    /// The lots of those that explore, drawn when first needed and kept for the epoch: there are a
+    /// million.
+    lots: Arc<OnceLock<Ranges<u32, Option<u8>>>>,
     /// One number for each member, for hashing.
     seeds: Vec<u64>,
 }
@@ -169,14 +171,21 @@ impl Told {
 }
 
 impl Knowledge {
-    /// `heavy`: prefixes that are to be localities of their own even if nothing was measured of them.
-    pub(crate) fn new(inputs: &Inputs, geo: &GeoDb, heavy: &[IpNet]) -> Knowledge {
+    /// `heavy`: prefixes that are to be localities of their own even if nothing was measured of them;
+    /// `before`: what was known at the last generation, and its inputs.
+    pub(crate) fn new(
+        inputs: &Inputs,
+        geo: &GeoDb,
+        heavy: &[IpNet],
+        before: Option<(&Inputs, &Knowledge)>,
+    ) -> Knowledge {
         let estimator = Estimator::new(inputs);
         let mut observed = Observed::new(inputs, geo, &estimator);
         observed.set_apart(heavy);
         let seed = |id: &MemberId| id.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let seeds = inputs.members.iter().map(|member| seed(&member.id)).collect();
-        let lots = inputs.exploration.map(Exploration::lots);
+        let same = before.filter(|(before, _)| before.exploration == inputs.exploration);
+        let lots = same.map(|(_, before)| before.lots.clone()).unwrap_or_default();
         Knowledge { geo: geo.clone(), estimator, observed, lots, seeds }
     }
 
@@ -318,10 +327,9 @@ impl Table {
         let unknown_place = Value::same(unknown);
         let value = |place: PlaceId| places.get(place.index()).unwrap_or(&unknown_place);
         let told = |place: PlaceId| value(place).told;
-        let drawn = |place: PlaceId, lot: Option<u32>| {
-            lot.and_then(|lot| explore::draw(&value(place).explored, lot)).unwrap_or(told(place))
-        };
-        let v4 = match &knowledge.lots {
+        let drawn = |place: PlaceId, lot: Option<u8>| value(place).drawn(lot);
+        let explored = inputs.exploration.filter(|_| places.iter().any(|value| !value.explored.is_empty()));
+        let v4 = match explored.map(|exploration| knowledge.lots.get_or_init(|| exploration.lots())) {
             Some(lots) => overlay(&knowledge.geo.v4().combine(lots, drawn), |value| value, &v4),
             None => overlay(knowledge.geo.v4(), told, &v4),
         };
@@ -425,7 +433,7 @@ impl Compiler<'_> {
     fn prefix(&mut self, prefix: IpNet) -> u32 {
         let value = self.locality(Locality::Prefix(prefix), &self.knowledge.observed_client(prefix));
         let lot = self.inputs.exploration.and_then(|exploration| exploration.lot(prefix));
-        lot.and_then(|lot| explore::draw(&value.explored, lot)).unwrap_or(value.told)
+        value.drawn(lot)
     }
 
     fn locality(&mut self, locality: Locality, client: &Client) -> Value {
@@ -518,7 +526,7 @@ impl Compiler<'_> {
 struct Value {
     /// Most of them.
     told: u32,
-    /// Those that explore: answers by the lot.
+    /// Those that explore: answers by lot.
     explored: Vec<u32>,
 }
 
@@ -526,6 +534,11 @@ impl Value {
     /// The same for all.
     fn same(told: u32) -> Value {
         Value { told, explored: Vec::new() }
+    }
+
+    /// What those with this lot get.
+    fn drawn(&self, lot: Option<u8>) -> u32 {
+        lot.and_then(|lot| self.explored.get(usize::from(lot))).copied().unwrap_or(self.told)
     }
 }
 

@@ -7,6 +7,7 @@
 use crate::health::{HealthConfig, ServiceConfig, WhenAllDown};
 use godwit_core::demand::Capacity;
 use godwit_core::name::SiteName;
+use godwit_map::PERMILLE_MAX;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -142,8 +143,9 @@ pub struct MapConfig {
     /// the one before stays in force.
     pub geoip: Option<PathBuf>,
     /// How many of a thousand client blocks (IPv4 /20, IPv6 /40) measure for the others: they are
-    /// told a replica that may be better than the best measured one, 0 to 1000; 0 for none. All
-    /// redirectors of a network should have the same.
+    /// told a replica that may be better than the best measured one; three times as many where
+    /// there are three such replicas. 0 to 300; 0 for none. All redirectors of a network should have
+    /// the same.
     pub explore_permille: u16,
     /// Each so many seconds other blocks do, 60 to 86,400. All redirectors of a network should have
     /// the same.
@@ -237,7 +239,7 @@ impl Config {
         within("store.cache_disk_mib", self.store.cache_disk_mib, 0, 1 << 30)?;
         within("store.collect_period_secs", self.store.collect_period_secs, 10, 86_400)?;
         within("store.collect_after_secs", self.store.collect_after_secs, 1, 2_592_000)?;
-        within("map.explore_permille", self.map.explore_permille, 0, 1000)?;
+        within("map.explore_permille", self.map.explore_permille, 0, PERMILLE_MAX)?;
         within("map.explore_epoch_secs", self.map.explore_epoch_secs, 60, 86_400)?;
         within("http.connections_max", self.http.connections_max, 1, 1_000_000)?;
         within("http.connections_per_address_max", self.http.connections_per_address_max, 1, 1_000_000)?;

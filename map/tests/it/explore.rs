@@ -46,9 +46,10 @@ fn explorers(generation: &Generation) -> BTreeSet<IpAddr> {
 fn the_share_explores_and_another_one_in_the_next_epoch() {
     let (one, two) = (explorers(&compute(&inputs(1, 20))), explorers(&compute(&inputs(2, 20))));
     for explorers in [&one, &two] {
-        assert!((40..130).contains(&explorers.len()), "2 % of 4096 are 82: {}", explorers.len());
+        // 2 % of 4096 are 82, for each of at most three candidates.
+        assert!((60..330).contains(&explorers.len()), "{}", explorers.len());
     }
-    assert!(one.intersection(&two).count() < 12);
+    assert!(one.intersection(&two).count() * 5 < one.len());
     assert_eq!(explorers(&compute(&inputs(1, 0))).len(), 0);
 }
 
@@ -72,14 +73,14 @@ fn told_member(generation: &Generation, client: IpAddr) -> String {
 
 #[test]
 fn nobody_explores_where_nothing_better_can_be_hoped_for() {
-    let mut inputs = inputs(1, 1000);
+    let mut inputs = inputs(1, 300);
     inputs.observations[0].1.rtt_us = 4_000;
     assert_eq!(explorers(&compute(&inputs)).len(), 0, "light needs longer to Frankfurt and back");
 }
 
 #[test]
 fn only_healthy_members_with_capacity_to_spare_are_explored() {
-    let mut all = inputs(1, 1000);
+    let mut all = inputs(1, 300);
     assert!(!explorers(&compute(&all)).is_empty());
     for member in &mut all.members[1..] {
         member.state = Health::Suspect;
