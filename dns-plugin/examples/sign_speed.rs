@@ -13,7 +13,6 @@ use hickory_server::proto::rr::rdata::{A, SOA};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Names asked for; each once without and then with its signature in the cache.
 const NAMES: usize = 20_000;
@@ -32,20 +31,26 @@ fn main() -> Result<(), Box<dyn Error>> {
                 (0..NAMES).map(|n| zone.prepend_label(format!("n{n}"))).collect::<Result<_, _>>()?;
             for state in ["cold", "warm"] {
                 let replies: Vec<Reply> = names.iter().map(|name| reply(name, &zone, positive)).collect();
-                let begin = Instant::now();
+                let begin = processor_secs();
                 for (name, mut reply) in names.iter().zip(replies) {
                     let mut asked = Asked::new(name, RecordType::A, [192, 0, 2, 1].into(), true);
                     asked.set_up = positive;
                     signer.sign(now, &asked, |_| vec![RecordType::A], &mut reply)?;
                     std::hint::black_box(&reply);
                 }
-                let micros = begin.elapsed().as_secs_f64() * 1e6 / NAMES as f64;
+                let micros = (processor_secs() - begin) * 1e6 / NAMES as f64;
                 println!("{algorithm:10}  {what:15}  {state}  {micros:7.2} us  {:9.0}/s", 1e6 / micros);
             }
         }
         println!("{algorithm:10}  held {:?}", signer.store().held());
     }
     Ok(())
+}
+
+/// Time on a processor of this thread: right on a busy machine too.
+fn processor_secs() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split(' ').next().and_then(|nanos| nanos.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1e9
 }
 
 fn reply(name: &Name, zone: &Name, positive: bool) -> Reply {

@@ -15,7 +15,7 @@ use godwit_core::time::Time as Instant;
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::op::{Edns, Header, HeaderCounts, Metadata, ResponseCode, emit_message_parts};
-use hickory_server::proto::rr::{Name, Record};
+use hickory_server::proto::rr::{DNSClass, Name, Record};
 use hickory_server::proto::serialize::binary::{BinDecoder, BinEncoder};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::{MessageResponseBuilder, Queries};
@@ -175,7 +175,7 @@ impl Handler {
         Decision::Reply { metadata, edns, reply, shape }
     }
 
-    /// The reply in a signed zone, and whether signing was refused.
+    /// The reply in a signed zone, and whether it says to come again over TCP.
     fn signed(
         &self,
         view: &View,
@@ -186,8 +186,11 @@ impl Handler {
     ) -> (Reply, bool) {
         let now = self.clock.now();
         let answerer = Answerer::new(view);
-        let mut reply =
-            signer.about_keys(now, question.name, question.kind).unwrap_or_else(|| answerer.answer(question));
+        let about_keys = match question.class {
+            DNSClass::IN | DNSClass::ANY => signer.about_keys(now, question.name, question.kind),
+            _ => None,
+        };
+        let mut reply = about_keys.unwrap_or_else(|| answerer.answer(question));
         let asked = Asked {
             name: question.name,
             kind: question.kind,
@@ -205,13 +208,11 @@ impl Handler {
             Err(SignError::Refused) => true,
             Err(_) => false,
         };
-        // Over UDP: come again over TCP. Over a connection there is nothing else to say than that
-        // it did not work; another name server may do better.
-        let code = match refused && !asker.verified {
-            true => ResponseCode::NoError,
-            false => ResponseCode::ServFail,
-        };
-        (Reply { code, ..Reply::empty() }, refused)
+        // Over UDP: come again over TCP. To whoever did, or has a cookie, there is nothing else to
+        // say than that it did not work; another name server may do better.
+        let come_again = refused && !asker.verified;
+        let code = if come_again { ResponseCode::NoError } else { ResponseCode::ServFail };
+        (Reply { code, ..Reply::empty() }, come_again)
     }
 }
 

@@ -181,13 +181,14 @@ impl Signer {
             // RFC 9824, 3.5: nobody may ask for it.
             return Some(Reply { code: ResponseCode::FormErr, ..Reply::empty() });
         }
-        let data = self.timeline.at(now).0.records(kind)?;
+        let (keys, until) = self.timeline.at(now);
+        let data = keys.records(kind)?;
         if *name != self.zone || data.is_empty() {
             return None;
         }
         let record = |data: &RData| Record::from_rdata(name.clone(), seconds(self.options.ttl), data.clone());
         let answers = data.iter().map(record).collect();
-        Some(Reply { authoritative: true, answers, cache: Cache::Shared, ..Reply::empty() })
+        Some(Reply { authoritative: true, answers, cache: Cache::Shared, until, ..Reply::empty() })
     }
 
     /// Adds signatures, and the proof when nothing is there. `types` tells the types at a name, or
@@ -200,10 +201,12 @@ impl Signer {
         types: impl FnOnce(&Name) -> Vec<RecordType>,
         reply: &mut Reply,
     ) -> Result<Time, SignError> {
+        let (keys, change) = self.timeline.at(now);
+        let until = change.min(reply.until);
         if !reply.authoritative || !asked.dnssec_ok {
-            return Ok(Time::NEVER);
+            // That there are no CDS records now, say, does not hold for ever.
+            return Ok(if *asked.name == self.zone { until } else { reply.until });
         }
-        let (keys, until) = self.timeline.at(now);
         let mut job = Job { signer: self, keys, now: now.as_secs(), millis: now, asked, until };
         let signed = job.reply(types, reply);
         let counts = &self.store.counts;

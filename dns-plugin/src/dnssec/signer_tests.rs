@@ -279,6 +279,11 @@ fn signatures_are_replaced_before_they_end_and_when_keys_change() {
         count.push(reply.answers.len() - 1);
     }
     assert!(until < at(86_400 * 37));
+    let apex = name("example.");
+    for (day, known) in [(5, at(86_400 * 10)), (15, at(86_400 * 20)), (25, Time::NEVER)] {
+        let about = signer.about_keys(at(86_400 * day), &apex, RecordType::DNSKEY).unwrap();
+        assert_eq!(about.until, known, "unsigned as well, it is true until keys change");
+    }
     assert_eq!((count[0], count[24 * 10 - 1]), (1, 1));
     assert_eq!((count[24 * 10], count[24 * 20 - 1]), (2, 2), "both sign");
     assert_eq!((count[24 * 20], count[24 * 30 - 1]), (1, 1));
