@@ -16,6 +16,7 @@
 
 pub mod admission;
 pub mod certificate;
+pub mod challenge;
 pub mod content;
 pub mod demand;
 pub mod geo;

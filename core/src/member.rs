@@ -129,6 +129,7 @@ impl Member {
             Input::ClientRtts(rtts) => self.own.set_client_rtts(rtts),
             Input::Verdicts(verdicts) => self.own.set_verdicts(now, verdicts),
             Input::Demand(demand) => self.own.demand.set(now, *demand),
+            Input::Challenge { challenge, lease } => self.own.challenges.set(now, challenge, lease),
             Input::Own(entry) => self.own.set_entry(now, *entry),
             Input::Bootstrap(addresses) => self.connections.set_bootstrap(now, addresses),
             Input::Timer => {}

@@ -10,17 +10,24 @@
 //! | `PUT /v1/objects` | objects, each as u32 (little endian) length and bytes; 200 when all are durable |
 //! | `POST /v1/records` | takes [`api::Submission`]: a signed head; 200 when it is durable |
 //! | `POST /v1/collect` | deletes what nobody needs now, without waiting for its time; [`api::Collected`] |
+//! | `GET /v1/explain?name=N&client=ADDRESS[&type=T][&resolver=ADDRESS]` | what DNS would answer, and why |
+//! | `POST /v1/reload` | reads the configuration again; an error leaves all as it was |
+//! | `GET /v1/acme` | [`api::Challenges`]: values for certificate authorities |
+//! | `POST /v1/acme` | takes [`api::Challenge`]: sets or clears one |
 //! | `GET /livez` `/readyz` `/metrics` | for monitors |
 //!
 //! Who may open the socket may use it: the file system's permissions are the access control, and
 //! what is submitted must be signed anyway. Errors are [`api::Error`], with a [`api::Code`] that
 //! programs can act on.
 
+mod acme;
 pub mod api;
 mod client;
+mod host;
 mod report;
 mod server;
 mod upload;
 
 pub use client::{Client, ClientError};
+pub use host::{Host, Pending, Question};
 pub(crate) use server::{Control, serve_tcp, serve_unix};

@@ -62,4 +62,4 @@ mod snapshot;
 
 pub use config::Config;
 pub use metrics::SharedRegistry;
-pub use runtime::{Runtime, Settings, StartError};
+pub use runtime::{Challenges, Runtime, Settings, StartError};

@@ -26,6 +26,7 @@ use crate::replicate::Replicator;
 use crate::snapshot::Snapshot;
 use godwit_core::admission::Admission;
 use godwit_core::certificate::{Invalid, MemberCertificate, Role};
+use godwit_core::challenge::Challenge;
 use godwit_core::demand::Capacity;
 use godwit_core::health::Judge;
 use godwit_core::member::{Input, Member, OwnEntry, Timing};
@@ -36,7 +37,7 @@ use godwit_store::{OpenError, Options, Store, StoreError};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -143,6 +144,8 @@ pub struct Runtime {
     registry: SharedRegistry,
     commands: mpsc::Sender<Command>,
     reload: Arc<Notify>,
+    host: Arc<OnceLock<Arc<dyn admin::Host>>>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
     stops: Stops,
     clients: TaskTracker,
     tasks: TaskTracker,
@@ -364,13 +367,14 @@ impl Runtime {
             tasks.spawn(tell_clients(clients_of, commands.clone(), stops.all.clone()));
         }
 
+        let host = Arc::new(OnceLock::new());
         let control = Arc::new(Control {
             network: grant.network,
             zone: grant.zone.clone(),
             own: identity.key.public(),
             incarnation,
             started: Instant::now(),
-            snapshots: snapshot,
+            snapshots: snapshot.clone(),
             commands: commands.clone(),
             content,
             held,
@@ -379,6 +383,7 @@ impl Runtime {
             metrics: metrics.clone(),
             uploads: Semaphore::new(UPLOADS_MAX),
             stop: stops.serving.clone(),
+            host: host.clone(),
         });
         let admin = bind_admin(&dir)?;
         tasks.spawn(admin::serve_unix(admin, control.clone(), clients.clone()));
@@ -406,6 +411,8 @@ impl Runtime {
             registry: metrics.registry(),
             commands,
             reload,
+            host,
+            snapshots: snapshot,
             stops,
             clients,
             tasks,
@@ -449,6 +456,16 @@ impl Runtime {
         admin::Client::new(self.dir.admin_socket())
     }
 
+    /// Who answers at the control endpoint what the runtime does not know. Only the first call counts.
+    pub fn set_host(&self, host: Arc<dyn admin::Host>) {
+        let _ = self.host.set(host);
+    }
+
+    /// The values for certificate authorities that the network knows of, as they change.
+    pub fn challenges(&self) -> Challenges {
+        Challenges { snapshots: self.snapshots.clone(), known: None }
+    }
+
     /// Reads the GeoIP database again; a broken one leaves the one in use.
     pub fn reload(&self) {
         self.reload.notify_one();
@@ -478,6 +495,30 @@ impl Runtime {
         // A socket left behind is removed at the next start as well.
         let _ = std::fs::remove_file(self.dir.admin_socket());
         tracing::info!("stopped");
+    }
+}
+
+/// The values for certificate authorities, as they change.
+pub struct Challenges {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    known: Option<Vec<Challenge>>,
+}
+
+impl Challenges {
+    /// Waits until they are others than those given last, and gives them, sorted. `None` when the
+    /// member stops. May be dropped while it waits.
+    pub async fn next(&mut self) -> Option<Vec<Challenge>> {
+        loop {
+            let mut current: Vec<Challenge> =
+                self.snapshots.borrow_and_update().challenges.values().flatten().cloned().collect();
+            current.sort_unstable();
+            current.dedup();
+            if self.known.as_ref() != Some(&current) {
+                self.known = Some(current.clone());
+                return Some(current);
+            }
+            self.snapshots.changed().await.ok()?;
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! so that who has just published sees the new version.
 
 use godwit_core::certificate::{MemberCertificate, Role};
+use godwit_core::challenge::Challenge;
 use godwit_core::content::{SiteVersion, VersionNumber};
 use godwit_core::demand::{Capacity, Demand};
 use godwit_core::health::{Agreed, Agreement, Judge, Opinion, Target, Witness};
@@ -35,6 +36,8 @@ pub(crate) struct Snapshot {
     pub(crate) health: BTreeMap<Target, Agreement>,
     /// The members that this one checks.
     pub(crate) watched: BTreeSet<MemberId>,
+    /// Values for certificate authorities, by the member that set them.
+    pub(crate) challenges: BTreeMap<MemberId, Vec<Challenge>>,
 }
 
 /// What was known of a member.
@@ -70,6 +73,7 @@ impl Snapshot {
             sites: view.sites().map(|version| (version.site.clone(), version.clone())).collect(),
             observations: view.observations().map(|(by, rtts)| (by, rtts.to_vec())).collect(),
             demands: view.demands().collect(),
+            challenges: view.challenges().collect(),
         };
         (snapshot, judgement.turned)
     }

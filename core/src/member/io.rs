@@ -3,6 +3,7 @@
 use super::{OwnEntry, State};
 use crate::admission::Admission;
 use crate::certificate::Invalid;
+use crate::challenge::Challenge;
 use crate::content::VersionNumber;
 use crate::demand::Demand;
 use crate::health::Verdict;
@@ -75,6 +76,14 @@ pub enum Input {
     Verdicts(Vec<Verdict>),
     /// What clients ask of this member, and what it can take: replaces what was told before.
     Demand(Box<Demand>),
+    /// A value for a certificate authority is to stand for so long from now, on every redirector;
+    /// zero takes it back. Setting it again makes the lease anew.
+    Challenge {
+        /// Name and value.
+        challenge: Challenge,
+        /// At most [`crate::challenge::LEASE_MAX`].
+        lease: Duration,
+    },
     /// What the member says of itself has changed, for example its addresses.
     Own(Box<OwnEntry>),
     /// Where members may be found as long as none is connected: tried over and over.

@@ -4,6 +4,7 @@
 //! otherwise refreshed before it lapses.
 
 use super::{Config, OwnEntry, Timing};
+mod challenge;
 mod demand;
 
 use crate::admission::Admission;
@@ -76,6 +77,7 @@ pub(super) struct Own {
     observations_at: Time,
     observations_sequence: u64,
     pub(super) demand: demand::Telling,
+    pub(super) challenges: challenge::Challenges,
     /// The admission that the shell was told last.
     pub(super) admission: Option<Admission>,
 }
@@ -100,6 +102,7 @@ impl Own {
             observations_at: now,
             observations_sequence: 0,
             demand: demand::Telling::new(now),
+            challenges: challenge::Challenges::new(),
             admission: None,
         }
     }
@@ -184,7 +187,8 @@ impl Own {
     pub(super) fn next_deadline(&self) -> Time {
         let refresh = self.told_doubts.values().map(Told::again).min();
         let observations = self.client_rtts.as_ref().map(|_| self.observations_at);
-        let others = [refresh, observations, Some(self.demand.next_deadline())];
+        let others =
+            [refresh, observations, Some(self.demand.next_deadline()), Some(self.challenges.next_deadline())];
         others.into_iter().flatten().fold(self.due, Time::min)
     }
 
@@ -205,6 +209,7 @@ impl Own {
             self.due = self.last.map_or(now, |last| last + config.timing.entry_gap_min);
         }
         records.extend(self.observations(now, config));
+        records.extend(self.challenges.record(now, config));
         records.extend(self.demand.record(now, config, refresh_period(&config.timing, members)));
         records
     }

@@ -1,7 +1,9 @@
 //! What a member's machine knows, for the map and for people.
 
 use super::Member;
+use crate::certificate::Role;
 use crate::certificate::{Duty, MemberCertificate, Serial};
+use crate::challenge::{self, Challenge};
 use crate::content::SiteVersion;
 use crate::demand::{self, Demand};
 use crate::key::MemberId;
@@ -127,6 +129,23 @@ impl<'a> View<'a> {
         self.records().filter_map(|record| match record {
             Record::Statement(statement) if statement.body.kind == demand::KIND => {
                 Some((statement.by, Demand::decode(&statement.body.body)?))
+            }
+            _ => None,
+        })
+    }
+
+    /// The values for certificate authorities that each member set, by member. What cannot be read is
+    /// left out, and so is what a member says whose certificate makes it neither node nor redirector.
+    pub fn challenges(self) -> impl Iterator<Item = (MemberId, Vec<Challenge>)> {
+        let may = move |by: MemberId| {
+            let member = self.member(by);
+            member.is_some_and(|member| {
+                member.certificate.has_role(Role::Node) || member.certificate.has_role(Role::Redirector)
+            })
+        };
+        self.records().filter_map(move |record| match record {
+            Record::Statement(statement) if statement.body.kind == challenge::KIND && may(statement.by) => {
+                Some((statement.by, challenge::decode(&statement.body.body)?))
             }
             _ => None,
         })

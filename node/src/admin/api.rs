@@ -48,6 +48,37 @@ pub struct Accepted {
     pub accepted: bool,
 }
 
+/// A value for a certificate authority, to be set or cleared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Challenge {
+    /// The whole name: `_acme-challenge.<something>.<zone>`.
+    pub name: String,
+    /// The value.
+    pub value: String,
+    /// For how many seconds it stands; 0 clears it. Left out: an hour.
+    #[serde(default)]
+    pub lease_secs: Option<u64>,
+}
+
+/// The values that stand, whoever set them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Challenges {
+    /// Each value.
+    pub challenges: Vec<ChallengeAt>,
+}
+
+/// One value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChallengeAt {
+    /// The whole name.
+    pub name: String,
+    /// The value.
+    pub value: String,
+    /// The member at which it was set.
+    pub member: String,
+}
+
 /// The current version of a site.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Site {

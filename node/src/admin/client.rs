@@ -1,6 +1,7 @@
 //! A typed client of the control endpoint, for the command line and for tests.
 
 use super::api::{self, OBJECTS_MAX};
+use super::host::Question;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use godwit_core::certificate::Invalid;
@@ -74,6 +75,41 @@ impl Client {
     /// Where a client is led for a site, and why: the map's own account.
     pub async fn why(&self, site: &SiteName, client: IpAddr) -> Result<serde_json::Value, ClientError> {
         self.get(&format!("/v1/why?site={site}&client={client}")).await
+    }
+
+    /// What DNS would answer for a name, and why: the redirector's own account. `kind` is a type as
+    /// text; without it, the addresses.
+    pub async fn explain(&self, question: &Question) -> Result<serde_json::Value, ClientError> {
+        let Question { name, kind, client, resolver } = question;
+        let encode = |text: &str| {
+            percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+        };
+        let mut path = format!("/v1/explain?name={}&client={client}", encode(name));
+        if let Some(kind) = kind {
+            path += &format!("&type={}", encode(kind));
+        }
+        if let Some(resolver) = resolver {
+            path += &format!("&resolver={resolver}");
+        }
+        self.get(&path).await
+    }
+
+    /// Has the daemon read its configuration again; an error says what is wrong with it.
+    pub async fn reload(&self) -> Result<(), ClientError> {
+        let _: api::Accepted = self.request(Method::POST, "/v1/reload", empty()).await?;
+        Ok(())
+    }
+
+    /// The values for certificate authorities that stand, whoever set them.
+    pub async fn challenges(&self) -> Result<Vec<api::ChallengeAt>, ClientError> {
+        let answer: api::Challenges = self.get("/v1/acme").await?;
+        Ok(answer.challenges)
+    }
+
+    /// Sets or clears a value for a certificate authority.
+    pub async fn challenge(&self, challenge: &api::Challenge) -> Result<(), ClientError> {
+        let _: api::Accepted = self.post("/v1/acme", challenge).await?;
+        Ok(())
     }
 
     /// The current version of a site, if it has one.

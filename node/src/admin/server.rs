@@ -1,6 +1,7 @@
 //! The server's side of the control endpoint: sockets, routes, errors as JSON.
 
 use super::api::{self, Code, Error};
+use super::host::{Host, Question};
 use super::{report, upload};
 use crate::collect::{Collector, NotCollected};
 use crate::content::Content;
@@ -26,7 +27,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -59,6 +60,8 @@ pub(crate) struct Control {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) uploads: Semaphore,
     pub(crate) stop: CancellationToken,
+    /// The process around the runtime, once it is there.
+    pub(crate) host: Arc<OnceLock<Arc<dyn Host>>>,
 }
 
 /// How much of the endpoint a listener offers.
@@ -163,6 +166,10 @@ impl Control {
             _ if scope == Scope::Monitoring => Err(unknown(&path)),
             (Method::GET, ["v1", "status"]) => Ok(ok(&report::status(self))),
             (Method::GET, ["v1", "why"]) => self.why(&query),
+            (Method::GET, ["v1", "explain"]) => self.explain(&query),
+            (Method::POST, ["v1", "reload"]) => self.reload().await,
+            (Method::GET, ["v1", "acme"]) => Ok(ok(&self.challenges())),
+            (Method::POST, ["v1", "acme"]) => Ok(ok(&self.challenge(body(request).await?).await?)),
             (Method::GET, ["v1", "sites", site]) => Ok(ok(&report::site(self, &site_name(site)?)?)),
             (Method::GET, ["v1", "sites", site, "progress"]) => self.progress(&site_name(site)?, &query),
             (Method::POST, ["v1", "objects", "missing"]) => self.missing(request).await,
@@ -172,7 +179,7 @@ impl Control {
             (
                 _,
                 ["livez" | "readyz" | "metrics"]
-                | ["v1", "status" | "why" | "objects" | "records" | "collect"],
+                | ["v1", "status" | "why" | "objects" | "records" | "collect" | "explain" | "reload" | "acme"],
             )
             | (_, ["v1", "objects", "missing"] | ["v1", "sites", _] | ["v1", "sites", _, "progress"]) => {
                 Err(Error::new(Code::Malformed, format!("{} is not a method of {path}", request.method())))
@@ -217,6 +224,28 @@ impl Control {
             .map_err(|_| Error::new(Code::Malformed, format!("{client:?} is no IP address")))?;
         let why = self.generation.load().why(client, &site);
         why.map(|why| ok(&why)).ok_or_else(|| no_site(&site))
+    }
+
+    fn host(&self) -> Result<&Arc<dyn Host>, Error> {
+        self.host.get().ok_or_else(|| Error::new(Code::Unavailable, "the daemon is still starting"))
+    }
+
+    fn explain(&self, query: &BTreeMap<String, String>) -> Result<Response<Body>, Error> {
+        let address = |text: &str| {
+            text.parse().map_err(|_| Error::new(Code::Malformed, format!("{text:?} is no IP address")))
+        };
+        let question = Question {
+            name: parameter(query, "name")?.to_owned(),
+            kind: query.get("type").cloned(),
+            client: address(parameter(query, "client")?)?,
+            resolver: query.get("resolver").map(|text| address(text)).transpose()?,
+        };
+        Ok(ok(&self.host()?.explain(&question)?))
+    }
+
+    async fn reload(&self) -> Result<Response<Body>, Error> {
+        self.host()?.reload().await?;
+        Ok(ok(&api::Accepted { accepted: true }))
     }
 
     fn progress(&self, site: &SiteName, query: &BTreeMap<String, String>) -> Result<Response<Body>, Error> {

@@ -1,0 +1,37 @@
+//! What the process around the runtime adds to the control endpoint.
+//!
+//! The runtime knows the network and the map; the file that it was configured from, and what a
+//! redirector beside it answers, are known only to whoever composed them. So the endpoint asks a
+//! [`Host`], where one was set.
+
+use super::api::Error;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+
+/// An answer that comes later.
+pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
+
+/// What the endpoint asks of the process around the runtime.
+pub trait Host: Send + Sync + 'static {
+    /// Reads the configuration again. The error says what is wrong with it and where; then nothing
+    /// was changed.
+    fn reload(&self) -> Pending<()>;
+
+    /// What DNS would answer, and why.
+    fn explain(&self, question: &Question) -> Result<serde_json::Value, Error>;
+}
+
+/// A question for an explanation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The name: the part before the zone, or all of it.
+    pub name: String,
+    /// The type as text; `None`: the addresses.
+    pub kind: Option<String>,
+    /// The client.
+    pub client: IpAddr,
+    /// The resolver that asks for it and says for whom by a client subnet; `None`: the client asks
+    /// by itself.
+    pub resolver: Option<IpAddr>,
+}
