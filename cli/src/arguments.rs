@@ -45,6 +45,8 @@ pub(crate) enum Verb {
     Undrain(verb::drain::Undrain),
     Revoke(verb::revoke::Revoke),
     Testbed(verb::testbed::Testbed),
+    Acme(verb::acme::Acme),
+    Reload(verb::reload::Reload),
     Config(verb::config::Config),
     Dnssec(verb::dnssec::Dnssec),
     Completions(verb::completions::Completions),

@@ -6,7 +6,8 @@
 
 use crate::failure::{Exit, Failure, Outcome};
 use godwit_core::certificate::Role;
-use godwit_core::name::SiteName;
+use godwit_core::name::{SiteName, ZoneName};
+use godwit_dns_plugin::zone::config::ZoneConfig;
 use godwit_node::config as node;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,8 @@ pub(crate) struct File {
     pub(crate) redirector: godwit_redirector::Config,
     /// Signing the zone's answers. Used by members with the role `redirector`.
     pub(crate) dnssec: godwit_redirector::DnssecConfig,
+    /// What the zone holds beside the sites. Used by members with the role `redirector`.
+    pub(crate) zone: ZoneConfig,
 }
 
 /// What is logged, and how.
@@ -93,8 +96,14 @@ impl File {
         }
     }
 
-    /// Reads the file, or takes the defaults when there is none.
+    /// Reads the file, or takes the defaults when there is none. What a zone cannot hold is found
+    /// with the zone's name only.
     pub(crate) fn read(file: Option<&Path>) -> Outcome<File> {
+        File::read_for(file, None)
+    }
+
+    /// Reads the file of a member of `zone`, or takes the defaults when there is none.
+    pub(crate) fn read_for(file: Option<&Path>, zone: Option<&ZoneName>) -> Outcome<File> {
         let Some(path) = file else { return Ok(File::default()) };
         let text = match read_text(path) {
             Ok(text) => text,
@@ -103,14 +112,14 @@ impl File {
                 return Err(Failure::new(Exit::Usage, error));
             }
         };
-        File::parse(&text).map_err(|problem| {
+        File::parse(&text, zone).map_err(|problem| {
             let problem = Located { file: path.to_owned(), problem };
             Failure::usage(problem)
                 .advise("`godwit config schema` tells every key, its meaning and its default")
         })
     }
 
-    fn parse(text: &str) -> Result<File, Problem> {
+    fn parse(text: &str, zone: Option<&ZoneName>) -> Result<File, Problem> {
         let file: File = toml::from_str(text).map_err(|error| Problem {
             at: error.span().map(|span| position(text, span.start)),
             text: one_line(error.message()),
@@ -119,6 +128,11 @@ impl File {
             at: find_key(text, &key),
             text: format!("{key}: {problem}"),
         })?;
+        if let Some(zone) = zone
+            && let Err(error) = crate::zone::configured(&file, zone, 0)
+        {
+            return Err(Problem { at: find_place(text, &error.key), text: error.to_string() });
+        }
         Ok(file)
     }
 
@@ -208,6 +222,33 @@ fn find_key(text: &str, path: &str) -> Option<(usize, usize)> {
     heading
 }
 
+/// Where the value at `path` begins in the text, as `zone.record[2].data`; else where the nearest
+/// that is around it does.
+fn find_place(text: &str, path: &str) -> Option<(usize, usize)> {
+    let table = toml::de::DeTable::parse(text).ok()?;
+    let mut start = None;
+    let mut table = Some(table.get_ref());
+    for segment in path.split('.') {
+        let (key, index) = match segment.split_once('[') {
+            Some((key, index)) => (key, index.trim_end_matches(']').parse::<usize>().ok()),
+            None => (segment, None),
+        };
+        let Some((name, mut value)) = table.and_then(|table| table.get_key_value(key)) else { break };
+        start = Some(name.span().start);
+        if let Some(index) = index {
+            let toml::de::DeValue::Array(list) = value.get_ref() else { break };
+            let Some(item) = list.get(index) else { break };
+            start = Some(item.span().start);
+            value = item;
+        }
+        table = match value.get_ref() {
+            toml::de::DeValue::Table(table) => Some(table),
+            _ => None,
+        };
+    }
+    start.map(|byte| position(text, byte))
+}
+
 fn one_line(text: &str) -> String {
     text.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
@@ -218,16 +259,16 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, at: Option<(usize, usize)>, part: &str) {
-        let problem = File::parse(text).unwrap_err();
+        let problem = File::parse(text, None).unwrap_err();
         assert_eq!(problem.at, at, "{problem:?}");
         assert!(problem.text.contains(part), "{problem:?}");
     }
 
     #[test]
     fn an_empty_file_is_the_default() {
-        assert_eq!(File::parse(""), Ok(File::default()));
+        assert_eq!(File::parse("", None), Ok(File::default()));
         let shown = File::default().to_toml().unwrap();
-        assert_eq!(File::parse(&shown), Ok(File::default()), "{shown}");
+        assert_eq!(File::parse(&shown, None), Ok(File::default()), "{shown}");
     }
 
     #[test]
@@ -256,7 +297,10 @@ mod tests {
     fn the_documented_file_is_right_and_has_every_key() {
         let document = include_str!("../../docs/config.md");
         let sample = document.split("```").nth(1).unwrap().strip_prefix("toml\n").unwrap();
-        assert_eq!(File::parse(sample).map(|file| file.redirector), Ok(godwit_redirector::Config::default()));
+        assert_eq!(
+            File::parse(sample, None).map(|file| file.redirector),
+            Ok(godwit_redirector::Config::default())
+        );
         let everything: String = sample.lines().map(|line| format!("{}\n", line.replace("# ", ""))).collect();
         let schema = serde_json::to_value(schemars::schema_for!(File)).unwrap();
         for (_, section) in schema["$defs"].as_object().unwrap() {
@@ -266,6 +310,26 @@ mod tests {
                 assert!(told, "docs/config.md does not tell of {key}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_zone_cannot_hold_is_found_in_the_text() {
+        let zone = "edge.example.org".parse().unwrap();
+        let check = |text: &str, at, words: &str| {
+            let problem = File::parse(text, Some(&zone)).unwrap_err();
+            assert_eq!(problem.at, Some(at), "{}", problem.text);
+            assert!(problem.text.contains(words), "{}", problem.text);
+        };
+        let table = "[zone]\n[[zone.record]]\nname = \"a\"\ntype = \"TXT\"\ndata = \"x\"\n\n\
+                     [[zone.record]]\nname = \"a\"\n  type = \"MX\"\ndata = \"x\"\n";
+        check(table, (10, 1), "zone.record[1].data: it is no MX data");
+        check("zone.record = [\n  { name = \"a\", type = \"NS\", data = \"x\" },\n]", (2, 17), "delegated");
+        check("[zone]\napex = \"?\"", (2, 1), "zone.apex");
+        check("[zone.https]\nalpn = [\"h2\"]\nmandatory = [\"ech\"]", (3, 1), "zone.https.mandatory: ech");
+        let twice = "[[zone.record]]\nname = \"a\"\ntype = \"A\"\ndata = \"192.0.2.1\"\n\
+                     [[zone.record]]\nname = \"a\"\ntype = \"CNAME\"\ndata = \"b\"\n";
+        check(twice, (5, 1), "beside a CNAME");
+        assert!(File::parse(table, None).is_ok(), "the zone is not known");
     }
 
     #[test]

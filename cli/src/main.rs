@@ -18,6 +18,7 @@ mod supervisor;
 mod terminal;
 mod text;
 mod verb;
+mod zone;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -1,5 +1,6 @@
 //! The verbs, one file each.
 
+pub(crate) mod acme;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod dnssec;
@@ -8,6 +9,7 @@ pub(crate) mod init;
 pub(crate) mod invite;
 pub(crate) mod join;
 pub(crate) mod publish;
+pub(crate) mod reload;
 pub(crate) mod revoke;
 pub(crate) mod rollback;
 pub(crate) mod run;
@@ -35,6 +37,8 @@ pub(crate) fn run(arguments: Arguments) -> Outcome<ExitCode> {
         Verb::Revoke(revoke) => revoke.run(),
         // The demo has an exit code of its own.
         Verb::Testbed(testbed) => return testbed.run(),
+        Verb::Acme(acme) => acme.run(),
+        Verb::Reload(reload) => reload.run(),
         Verb::Config(config) => config.run(),
         Verb::Dnssec(dnssec) => dnssec.run(),
         Verb::Completions(completions) => completions.run(),

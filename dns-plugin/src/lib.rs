@@ -36,6 +36,7 @@ mod clock;
 mod cookie;
 pub mod dnssec;
 mod edns;
+pub mod explain;
 mod handler;
 pub mod screen;
 mod size;

@@ -22,6 +22,11 @@ pub(crate) use contents::{Binding, CHAIN_MAX, Contents, Node};
 pub(crate) use owner::{Path, has_below};
 pub(crate) use service::Checked;
 
+/// A record type by its name, or `TYPEn` (RFC 3597, 5).
+pub(crate) fn record_type(text: &str) -> Result<hickory_server::proto::rr::RecordType, String> {
+    rdata::kind(text)
+}
+
 use crate::answer::Options;
 use crate::dnssec::Signer;
 use challenge::Challenges;
@@ -84,10 +89,11 @@ impl Zone {
         Zone { challenges: Arc::new(Challenges::new(&self.origin, values)), ..self.clone() }
     }
 
-    /// The same zone with the challenges of another one: across a reload of the configuration.
+    /// The same zone with what does not come from the configuration, challenges and signer, of the
+    /// one that it takes the place of.
     #[must_use]
-    pub fn keeping_challenges_of(&self, other: &Zone) -> Zone {
-        Zone { challenges: other.challenges.clone(), ..self.clone() }
+    pub fn succeeding(&self, before: &Zone) -> Zone {
+        Zone { challenges: before.challenges.clone(), signer: before.signer.clone(), ..self.clone() }
     }
 
     /// What of the contents would hide one of these sites (lower case): names with addresses or a

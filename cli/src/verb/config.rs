@@ -61,7 +61,10 @@ impl Config {
         match self.action {
             Action::Check(file) => {
                 let path = file.path()?;
-                File::read(path.as_deref())?;
+                // A host that has not joined has no zone yet, and what is in it is checked later.
+                let zone = file.data_dir.dir()?.identity().ok();
+                let zone = zone.as_ref().map(|identity| &identity.certificate.grant().zone);
+                File::read_for(path.as_deref(), zone)?;
                 match path {
                     Some(path) => terminal::print(&format!("{} is right", path.display())),
                     None => terminal::print("there is no configuration file: the defaults hold"),

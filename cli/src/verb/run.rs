@@ -7,19 +7,21 @@
 use super::config::FileArguments;
 use crate::config::{File, LogFormat};
 use crate::failure::{Classify, Exit, Failure, Outcome};
+use crate::zone::{self, ReloadRequest};
 use crate::{remember, supervisor};
 use anyhow::Context;
 use clap::Args;
 use godwit_core::certificate::Role;
 use godwit_node::datadir::DataDirError;
 use godwit_node::{Runtime, Settings, SharedRegistry, StartError};
-use godwit_redirector::{Inherited, Redirector, Running, SharedView, Signing, Succession, Zone};
+use godwit_redirector::{Inherited, Redirector, Running, SharedView, Signing, Succession};
 use prometheus_client::metrics::gauge::Gauge;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
@@ -32,7 +34,7 @@ Examples:
   godwit run --data-dir /srv/godwit --config /etc/godwit/godwit.toml --log debug
 
 It logs to standard error and stays in the foreground. SIGTERM and Ctrl-C stop it in order, a second
-one at once. SIGHUP reads configuration and GeoIP database again; a wrong file changes nothing.")]
+one at once. SIGHUP and `godwit reload` read configuration and GeoIP database again; a wrong file changes nothing.")]
 pub(crate) struct Run {
     #[command(flatten)]
     file: FileArguments,
@@ -50,7 +52,9 @@ type LogHandle = reload::Handle<EnvFilter, Registry>;
 impl Run {
     pub(crate) fn run(self) -> Outcome {
         let path = self.file.path()?;
-        let config = File::read(path.as_deref())?;
+        let zone = self.file.data_dir.dir()?.identity().ok();
+        let zone = zone.as_ref().map(|identity| &identity.certificate.grant().zone);
+        let config = File::read_for(path.as_deref(), zone)?;
         let log = self.start_logging(&config)?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), config = ?path, "starting");
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -76,12 +80,17 @@ impl Run {
             false => Inherited::none(),
         };
         let runtime = Runtime::start(Settings::new(dir.path(), node)).await.map_err(start_failure)?;
+        // Every member can say what the zone's redirectors answer, whether it is one or not.
+        let view = zone::view(&config, path.as_deref(), &runtime)?;
         let (mut redirector, signing) = match roles.contains(&Role::Redirector) {
-            true => start_redirector(inherited, &config, &runtime)
+            true => start_redirector(inherited, &config, &runtime, view.clone())
                 .await
                 .map(|(running, signing)| (Some(running), signing))?,
             false => (None, None),
         };
+        tokio::spawn(zone::follow_challenges(runtime.challenges(), view.clone()));
+        let (reloads, mut asked_to_reload) = mpsc::channel(1);
+        runtime.set_host(Arc::new(zone::Host { view: view.clone(), reloads }));
         let names: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
         tracing::info!(
             roles = names.join(","),
@@ -102,6 +111,7 @@ impl Run {
             let asked = tokio::select! {
                 asked = signals.next() => asked,
                 succession = succession(&mut redirector) => Asked::Succession(succession),
+                Some(reply) = asked_to_reload.recv() => Asked::Reload(Some(reply)),
                 () = &mut remember => continue,
             };
             match asked {
@@ -120,28 +130,34 @@ impl Run {
                     );
                     break;
                 }
-                Asked::Reload => {
+                Asked::Reload(reply) => {
                     supervisor::reloading();
-                    let read = self.reload(&current, path.clone(), log);
                     if let Some(runtime) = &runtime {
                         runtime.reload();
                     }
-                    if let Some(Err(error)) = signing.as_ref().map(Signing::reload) {
-                        tracing::error!("the keys stay as they were: {:#}", anyhow::Error::new(error));
-                    }
-                    reloaded.set(i64::from(read.is_ok()));
-                    match read {
-                        Ok(config) => {
-                            if let Some(redirector) = &redirector
-                                && let Err(error) = redirector.reload(&config.redirector)
-                            {
-                                reloaded.set(0);
-                                tracing::error!("{:#}", anyhow::Error::new(error));
-                            }
-                            current = config;
+                    let read = self.reload(&current, path.as_deref(), log, &view).and_then(|config| {
+                        if let Some(signing) = &signing {
+                            signing.reload().context("the keys stay as they were")?;
                         }
-                        Err(failure) => tracing::error!("the configuration stays as it was: {failure}"),
-                    }
+                        if let Some(redirector) = &redirector {
+                            redirector.reload(&config.redirector)?;
+                        }
+                        zone::replace(&view, &config, path.as_deref()).context("the zone stays as it was")?;
+                        Ok(config)
+                    });
+                    reloaded.set(i64::from(read.is_ok()));
+                    let told = match read {
+                        Ok(config) => {
+                            current = config;
+                            Ok(())
+                        }
+                        Err(failure) => {
+                            tracing::error!("the configuration stays as it was: {failure}");
+                            Err(failure.to_string())
+                        }
+                    };
+                    // Whoever asked may have gone.
+                    reply.map(|reply| reply.send(told));
                     supervisor::ready();
                 }
             }
@@ -168,13 +184,23 @@ impl Run {
     }
 
     /// Reads the file again and applies what can be; gives what is in force from now on.
-    fn reload(&self, current: &File, path: Option<PathBuf>, log: &LogHandle) -> Outcome<File> {
-        let config = File::read(path.as_deref())?;
+    fn reload(
+        &self,
+        current: &File,
+        path: Option<&Path>,
+        log: &LogHandle,
+        view: &SharedView,
+    ) -> Outcome<File> {
+        let config = File::read_for(path, Some(view.load().generation.zone()))?;
         if config.log.level != current.log.level {
             log.reload(self.filter(&config)?).context("cannot change what is logged")?;
         }
-        let as_before =
-            File { log: current.log.clone(), redirector: current.redirector.clone(), ..config.clone() };
+        let as_before = File {
+            log: current.log.clone(),
+            redirector: current.redirector.clone(),
+            zone: current.zone.clone(),
+            ..config.clone()
+        };
         if as_before != *current
             || config.log.format != current.log.format
             || !current.redirector.can_become(&config.redirector)
@@ -244,12 +270,10 @@ async fn start_redirector(
     inherited: Inherited,
     config: &File,
     runtime: &Runtime,
+    view: SharedView,
 ) -> Outcome<(Running, Option<Signing>)> {
     let registry = runtime.registry();
     let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
-    let generations = runtime.generation();
-    let zone = Zone::new(generations.load().zone(), config.redirector.options());
-    let view = SharedView::new(generations, zone);
     let signing = Signing::start(&config.dnssec, &view, &mut registry)
         .context("the zone cannot be signed")
         .or_exit(Exit::Usage)?;
@@ -290,7 +314,8 @@ fn start_failure(error: impl Into<StartError>) -> Failure {
 /// What a signal asks for.
 enum Asked {
     Stop,
-    Reload,
+    /// By a signal, or at the control endpoint, which is to be told.
+    Reload(Option<ReloadRequest>),
     Succession(Succession),
 }
 
@@ -314,7 +339,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Asked::Stop,
             _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.hangup.recv() => Asked::Reload(None),
         }
     }
 

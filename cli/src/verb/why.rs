@@ -1,10 +1,11 @@
 //! `godwit why`: where a client is led, and every reason.
 
 use crate::arguments::MemberArguments;
-use crate::daemon::{block_on, site_of};
+use crate::daemon::block_on;
 use crate::failure::Outcome;
 use crate::terminal::{self, Table};
 use clap::Args;
+use godwit_node::admin::Question;
 use serde_json::Value;
 use std::net::IpAddr;
 
@@ -14,15 +15,25 @@ use std::net::IpAddr;
 Examples:
   godwit why www --client 203.0.113.9
   godwit why www --client 2001:db8::9 --json
+  godwit why x.apps --client 203.0.113.9 --resolver 192.0.2.53
+  godwit why @ --client 203.0.113.9 --type HTTPS
 
-The client is the address that the redirector goes by: the client subnet that a resolver sends, or
-the resolver's own address.")]
+NAME is a site, an alias, a name under a wildcard or any other name of the zone, `@` the zone itself.
+Without --resolver the client asks by itself. With it the resolver asks, and what is told is the answer
+for the client's subnet, and the one for resolvers that send none. It is answered by the running
+member from what it would answer over DNS at this moment.")]
 pub(crate) struct Why {
-    /// The site: the name before the zone, or all of its host name
-    site: String,
+    /// The name: what is before the zone, or all of it
+    name: String,
     /// The client's address
     #[arg(long, value_name = "IP")]
     client: IpAddr,
+    /// The resolver that asks for the client
+    #[arg(long, value_name = "IP")]
+    resolver: Option<IpAddr>,
+    /// The record type [default: the addresses of the client's family]
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -33,10 +44,9 @@ pub(crate) struct Why {
 impl Why {
     pub(crate) fn run(self) -> Outcome {
         let client = self.member.client()?;
-        let why = block_on(async {
-            let site = site_of(&client, &self.site).await?;
-            Ok(client.why(&site, self.client).await?)
-        })?;
+        let Why { name, client: address, resolver, kind, .. } = self;
+        let question = Question { name, kind, client: address, resolver };
+        let why = block_on(async { Ok(client.explain(&question).await?) })?;
         if self.json { terminal::print_json(&why) } else { terminal::print(&text(&why)) }
     }
 }
@@ -44,6 +54,41 @@ impl Why {
 /// The account as text. It is read field by field, so that a member of another version, whose
 /// account has more or fewer fields, can be asked too.
 fn text(why: &Value) -> String {
+    let mut text = answered(&why["dns"], "");
+    if why["without_subnet"].is_object() {
+        text += &answered(&why["without_subnet"], "Without a client subnet: ");
+    }
+    if why["site"].is_null() {
+        return text + "The map has no choice here.\n";
+    }
+    text + "\n" + &reasons(why)
+}
+
+/// One answer, record by record.
+fn answered(answer: &Value, before: &str) -> String {
+    let by = if answer["subnet"] == Value::Bool(true) { "client subnet of" } else { "address" };
+    let mut text = format!(
+        "{before}{} {} by the {by} {}: {}\n",
+        word(&answer["name"]),
+        word(&answer["type"]),
+        word(&answer["by"]),
+        word(&answer["code"]),
+    );
+    for record in answer["answers"].as_array().map_or(&[][..], Vec::as_slice) {
+        text += &format!("  {}\n", word(record));
+    }
+    text += &match answer["depends_on"].as_str() {
+        Some("choice") => {
+            format!("The map chose for {}; scope /{}.\n", word(&answer["site"]), word(&answer["scope"]))
+        }
+        Some("client") => format!("It depends on the client; scope /{}.\n", word(&answer["scope"])),
+        _ => "It is the same for everybody.\n".to_owned(),
+    };
+    text
+}
+
+/// Every replica, and why it is where it is.
+fn reasons(why: &Value) -> String {
     let known = &why["known"];
     let mut text = format!(
         "{}.{} for {} (generation {}, version {})\n",

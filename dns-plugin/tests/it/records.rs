@@ -275,7 +275,7 @@ fn a_challenge_has_all_its_values_and_hides_nothing() {
     assert_eq!(answer(&plain, "shop-example-net", RecordType::A, "203.0.113.9").code, OK);
     assert_eq!(addresses_of(&plain, "www"), ["198.18.0.1"]);
     // A reload of the configuration does not lose them.
-    plain.update(|before| Some(zone("").unwrap().keeping_challenges_of(before)));
+    plain.update(|before| Some(zone("").unwrap().succeeding(before)));
     assert_eq!(txt("_acme-challenge.www"), ["first", "second"]);
     plain.update(|zone| Some(zone.with_challenges([])));
     assert_eq!(answer(&plain, "_acme-challenge.www", RecordType::TXT, "203.0.113.9").code, NX);
