@@ -57,6 +57,13 @@ pub struct Why {
     pub replicas: Vec<Reasons>,
 }
 
+impl Why {
+    /// The replica that the client is told of first.
+    pub fn first_told(&self) -> Option<&Reasons> {
+        self.replicas.iter().find(|replica| replica.told)
+    }
+}
+
 /// What is known of a client.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Known {

@@ -2,14 +2,15 @@
 //!
 //! The general path: whatever transport a query came by, and whatever it asks. Nothing in it waits.
 
+use crate::decisions::{Decisions, Sample};
 use crate::metrics::{Drop, Metrics, Outcome, Transport};
 use crate::transfer::{self, Transfers};
 use crate::tsig::Opened;
 use crate::udp::truncate;
-use godwit_dns_plugin::screen::{Screened, Silence, other_version, reject, screen};
-use godwit_dns_plugin::{Handler, Replied, View};
+use godwit_dns_plugin::screen::{Query, Screened, Silence, other_version, reject, screen};
+use godwit_dns_plugin::{Handler, Replied, View, client};
 use hickory_server::net::xfer::Protocol;
-use hickory_server::proto::op::ResponseCode;
+use hickory_server::proto::op::{Message, ResponseCode};
 use hickory_server::server::Request;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,12 +27,18 @@ pub(crate) struct Engine {
     handler: Handler,
     transfers: Arc<Transfers>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) decisions: Decisions,
 }
 
 impl Engine {
     /// Queries signed with a key of `transfers` get signed replies.
-    pub(crate) fn new(handler: Handler, transfers: Arc<Transfers>, metrics: Arc<Metrics>) -> Engine {
-        Engine { handler, transfers, metrics }
+    pub(crate) fn new(
+        handler: Handler,
+        transfers: Arc<Transfers>,
+        metrics: Arc<Metrics>,
+        decisions: Decisions,
+    ) -> Engine {
+        Engine { handler, transfers, metrics, decisions }
     }
 
     /// What answers queries.
@@ -78,6 +85,9 @@ impl Engine {
             };
             let kind = Some(query.kind.into());
             self.metrics.answered(Outcome { transport, kind, code: replied.code });
+            if self.decisions.is_due() {
+                self.sample(packet, &query, source, transport);
+            }
             Some(replied.bytes)
         };
         match self.transfers.open(packet) {
@@ -114,6 +124,20 @@ impl Engine {
         };
         let request = Request::from_bytes(packet.to_vec(), source, protocol).ok()?;
         self.handler.respond(now, view, &request)
+    }
+
+    /// Has a query that was answered looked at.
+    fn sample(&self, packet: &[u8], query: &Query, source: SocketAddr, transport: Transport) {
+        let Ok(message) = Message::from_vec(packet) else { return };
+        let Some(question) = message.queries.first() else { return };
+        let subnet = query.edns.as_ref().and_then(|opt| opt.subnet).is_some_and(|subnet| subnet.source > 0);
+        self.decisions.offer(Sample {
+            name: question.name().clone(),
+            kind: question.query_type(),
+            by: client(query.edns.as_ref(), source.ip()),
+            subnet,
+            transport,
+        });
     }
 
     fn reject(&self, packet: &[u8], code: ResponseCode, edns: bool, transport: Transport) -> Option<Vec<u8>> {

@@ -1,5 +1,6 @@
 //! The redirector's part of a configuration file.
 
+use crate::decisions::DecisionsConfig;
 use godwit_dns_plugin::Options;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,8 @@ pub struct Config {
     pub tls: TlsConfig,
     /// Zone transfers to other name servers. Off by default.
     pub transfer: TransferConfig,
+    /// A sample of the decisions, with reasons.
+    pub decisions: DecisionsConfig,
     /// A Unix socket where this process gives its sockets to the one that follows it, which has the
     /// same setting: that one is started while this one answers, takes over, and no query is lost.
     /// No default: the ports have to be free at a start.
@@ -134,6 +137,7 @@ impl Default for Config {
             limits: Limits::default(),
             tls: TlsConfig::default(),
             transfer: TransferConfig::default(),
+            decisions: DecisionsConfig::default(),
             handover: None,
         }
     }
@@ -183,6 +187,7 @@ impl Config {
     /// Whether [`Running::reload`](crate::Running::reload) makes all of `other` of this.
     pub fn can_become(&self, other: &Config) -> bool {
         let mut reloaded = self.clone();
+        (reloaded.ttl_secs, reloaded.ttl_static_secs) = (other.ttl_secs, other.ttl_static_secs);
         reloaded.transfer = other.transfer.clone();
         reloaded.tls.certificate = other.tls.certificate.clone();
         reloaded.tls.key = other.tls.key.clone();

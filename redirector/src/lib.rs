@@ -42,6 +42,7 @@
 mod capture;
 mod config;
 mod connections;
+mod decisions;
 mod doh;
 mod doq;
 mod edns;
@@ -63,6 +64,7 @@ mod tsig;
 mod udp;
 
 pub use config::{Config, Limits, SecondaryConfig, TlsConfig, TransferConfig};
+pub use decisions::DecisionsConfig;
 pub use godwit_dns_plugin::{SharedView, Zone};
 pub use handover::{Inherited, LetGo, Succession};
 pub use manners::CookieError;
@@ -131,11 +133,15 @@ impl Redirector {
         let waiting = waiting.map_err(|error| handover_failure(&config, error))?;
         let metrics = Arc::new(Metrics::register(registry));
         let transfers = Arc::new(Transfers::new(peers, shared.clone(), metrics.clone()));
-        let handler = Handler::new(shared).with_manners(config.manners()?);
-        let engine = capture::Engine::new(handler, transfers.clone(), metrics.clone());
         let (stop, stopped) = watch::channel(());
+        let (decisions, looker) =
+            decisions::Decisions::start(&config.decisions, shared.clone(), registry, stopped.clone())
+                .map_err(StartError::Decisions)?;
+        let handler = Handler::new(shared).with_manners(config.manners()?);
+        let engine = capture::Engine::new(handler, transfers.clone(), metrics.clone(), decisions);
         let stop = Arc::new(stop);
         let mut tasks = JoinSet::new();
+        tasks.spawn(looker);
         let service = Service { engine: engine.clone(), transfers: transfers.clone(), idle: Idle::default() };
         let limits = &config.limits;
         let connections = |max| Connections::new(max, limits.tcp_connections_per_prefix_max, metrics.clone());

@@ -32,6 +32,19 @@ pub(crate) enum Transport {
     Quic,
 }
 
+impl Transport {
+    /// Its name, as labels have it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+            Transport::Tls => "tls",
+            Transport::Https => "https",
+            Transport::Quic => "quic",
+        }
+    }
+}
+
 /// Why a packet or connection was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Drop {

@@ -62,6 +62,9 @@ pub enum StartError {
     /// The runtime does not take a socket.
     #[error("cannot wait for {0}")]
     Runtime(&'static str, #[source] io::Error),
+    /// The file of sampled decisions cannot be opened.
+    #[error("cannot open the file of sampled decisions")]
+    Decisions(#[source] io::Error),
     /// QUIC cannot be spoken.
     #[error("cannot speak QUIC")]
     Quic(#[source] io::Error),

@@ -156,6 +156,11 @@ impl World {
         self.hosts[host].submitted.pop().expect("a submission is answered at once").1
     }
 
+    /// Something happens at a host, as its shell would tell it.
+    pub fn input(&mut self, host: HostIndex, input: godwit_core::member::Input) {
+        self.feed(host, input);
+    }
+
     /// Kills a host as `kill -9` does: nobody is told.
     pub fn kill(&mut self, host: HostIndex) {
         self.hosts[host].stop();

@@ -206,9 +206,20 @@ pub(crate) fn metrics(member: &Member) -> String {
     answer
 }
 
+/// Types by number (RFC 1035, 3.2.2).
+pub(crate) const A: u8 = 1;
+pub(crate) const TXT: u8 = 16;
+
 /// Asks a name server for the A record of `name`, over and over; gives the reply's bytes.
 pub(crate) fn resolve(server: SocketAddr, name: &str) -> Vec<u8> {
-    let (socket, query) = asker(name);
+    resolve_as(server, name, A)
+}
+
+/// The same for a record of this type.
+pub(crate) fn resolve_as(server: SocketAddr, name: &str, kind: u8) -> Vec<u8> {
+    let (socket, mut query) = asker(name);
+    let at = query.len() - 3;
+    query[at] = kind;
     socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     until("a reply from the redirector", || {
         socket.send_to(&query, server).unwrap();

@@ -1,6 +1,6 @@
 //! Real members on loopback addresses: from an invitation to a page, and what can go wrong.
 
-use crate::harness::{Member, World, ask_once, get, metrics, resolve, until};
+use crate::harness::{A, Member, TXT, World, ask_once, get, metrics, resolve, resolve_as, until};
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -84,6 +84,72 @@ fn one_member_publishes_serves_explains_and_rolls_back() {
     world.run(&["run", "--data-dir", "fra1"]).check(1, "in use by a running godwit");
     world.run(&["join", &world.invite("x", "y"), "--data-dir", "fra1"]).check(1, "in use");
     assert_eq!(member.stop(), 0);
+}
+
+/// What a redirector says to a question: its reply's code and everything after the header.
+fn asked(member: &Member, name: &str, kind: u8) -> (u8, Vec<u8>) {
+    let reply = resolve_as(member.address("dns"), name, kind);
+    (reply[3] & 15, reply[12..].to_vec())
+}
+
+fn contains(reply: &[u8], part: &str) -> bool {
+    reply.windows(part.len()).any(|window| window == part.as_bytes())
+}
+
+#[test]
+fn a_value_for_a_certificate_authority_is_on_every_redirector() {
+    let (world, founder) = founded();
+    let second = joined(&world, &founder, "nrt1", "ap-tokyo");
+    world.run(&with(&["acme", "set", "www", "first-value"], &second)).check(0, "");
+    world.run(&with(&["acme", "set", "www.edge.example.org", "second-value"], &founder)).check(0, "");
+    let name = "_acme-challenge.www.edge.example.org";
+    for member in [&founder, &second] {
+        until("both values on a redirector", || {
+            let (code, reply) = asked(member, name, TXT);
+            (code == 0 && contains(&reply, "first-value") && contains(&reply, "second-value")).then_some(())
+        });
+    }
+    let shown = world.json(&with(&["acme", "show", "--json"], &founder));
+    assert_eq!(shown["challenges"].as_array().unwrap().len(), 2);
+    world.run(&with(&["acme", "clear", "www", "first-value"], &second)).check(0, "");
+    until("a value to be gone", || (!contains(&asked(&founder, name, TXT).1, "first-value")).then_some(()));
+    assert!(contains(&asked(&founder, name, TXT).1, "second-value"));
+    world.run(&with(&["acme", "set", "www", &"x".repeat(300)], &founder)).check(1, "1 to 255");
+}
+
+#[test]
+fn the_zone_is_changed_without_a_restart_and_a_wrong_file_changes_nothing() {
+    let (world, member) = founded();
+    let config = world.path("fra1/godwit.toml");
+    let before = std::fs::read_to_string(&config).unwrap();
+    let record =
+        |data: &str| format!("{before}\n[[zone.record]]\nname = \"host\"\ntype = \"A\"\ndata = \"{data}\"\n");
+    let name = "host.edge.example.org";
+    assert_eq!(asked(&member, name, A).0, 3);
+    std::fs::write(&config, record("192.0.2.77")).unwrap();
+    world.run(&with(&["reload"], &member)).check(0, "");
+    let (code, reply) = asked(&member, name, A);
+    assert_eq!((code, reply.ends_with(&[192, 0, 2, 77])), (0, true));
+    let why = world.json(&with(
+        &["why", "host", "--client", "192.0.2.7", "--resolver", "192.0.2.53", "--json"],
+        &member,
+    ));
+    assert_eq!((&why["dns"]["depends_on"], &why["dns"]["by"]), (&"same-for-all".into(), &"192.0.2.0".into()));
+    assert!(why["dns"]["answers"][0].as_str().unwrap().contains("192.0.2.77"));
+
+    std::fs::write(&config, record("nonsense")).unwrap();
+    let check = world.run(&["config", "check", "--data-dir", "fra1"]);
+    check.check(2, "zone.record[0].data: it is no A data");
+    let line = before.lines().count() + 5;
+    check.check(2, &format!("godwit.toml:{line}:1:"));
+    let refused = world.run(&with(&["reload"], &member));
+    refused.check(1, &format!("godwit.toml:{line}:1: zone.record[0].data"));
+    assert_eq!(asked(&member, name, A).0, 0, "it stays as it was");
+    assert!(metrics(&member).contains("godwit_config_last_reload_successful 0"));
+    std::fs::write(&config, &before).unwrap();
+    world.run(&with(&["reload"], &member)).check(0, "");
+    assert_eq!(asked(&member, name, A).0, 3);
+    assert!(metrics(&member).contains("godwit_config_last_reload_successful 1"));
 }
 
 #[test]

@@ -122,7 +122,7 @@ impl Keeper {
     fn try_read_again(&mut self) -> Result<(), Problem> {
         let mut plan = Plan::read(self.plan.path())?;
         let geo = plan.take_geo()?;
-        let zone = plan.take_zone()?.keeping_challenges_of(&self.view.load().zone);
+        let zone = plan.take_zone()?.succeeding(&self.view.load().zone);
         if plan.redirector != self.plan.redirector {
             tracing::warn!("of [redirector] only the lifetimes take effect now, the rest at the next start");
         }

@@ -8,6 +8,7 @@ mod secondaries;
 mod signing;
 mod static_zone;
 mod transports;
+mod zone;
 
 use arc_swap::ArcSwap;
 use godwit_core::certificate::{Role, Serial};
