@@ -4,7 +4,7 @@
 //! because its time was measured, because it is near, or because nothing is known. Finding the
 //! reasons costs some microseconds, so they are found for a sample of the queries, by a task of its
 //! own, from the same data that `godwit why` asks. What a query costs is one countdown: both paths
-//! have a [`Sampler`], and when it is due they [offer](Decisions::offer) the query.
+//! ask [`Decisions::is_due`], and then [offer](Decisions::offer) the query.
 //!
 //! ```json
 //! {"time_ms":1760000000000,"name":"www.edge.example.org.","type":"A","transport":"udp",
@@ -30,7 +30,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
@@ -71,36 +70,23 @@ pub(crate) struct Sample {
 }
 
 /// Where sampled queries go.
-#[derive(Clone)]
 pub(crate) struct Decisions {
     sender: Option<mpsc::Sender<Sample>>,
     one_in: u32,
-    left: Arc<AtomicU32>,
+    /// How many queries until the next one.
+    left: AtomicU32,
     missed: Counter,
 }
 
-/// Says when a query is due: for one thread.
-#[derive(Debug)]
-pub(crate) struct Sampler {
-    one_in: u32,
-    left: u32,
-    random: u64,
-}
-
-impl Sampler {
-    /// Whether this query is looked at. On average one in so many, at random distances: traffic that
-    /// repeats itself does not always meet the same query.
-    #[inline]
-    pub(crate) fn is_due(&mut self) -> bool {
-        if self.one_in == 0 {
-            return false;
+impl Clone for Decisions {
+    /// With a countdown of its own: threads that each have a clone share nothing.
+    fn clone(&self) -> Decisions {
+        Decisions {
+            sender: self.sender.clone(),
+            one_in: self.one_in,
+            left: AtomicU32::new(distance(&mut seed(), self.one_in.max(1))),
+            missed: self.missed.clone(),
         }
-        self.left -= 1;
-        if self.left > 0 {
-            return false;
-        }
-        self.left = distance(&mut self.random, self.one_in);
-        true
     }
 }
 
@@ -136,19 +122,14 @@ impl Decisions {
         let per_second_max = config.per_second_max;
         let looker = Looker { view, file, counters, per_second_max, second: Instant::now(), in_second: 0 };
         let sender = (one_in > 0).then_some(sender);
-        let left = Arc::new(AtomicU32::new(distance(&mut seed(), one_in.max(1))));
+        let left = AtomicU32::new(distance(&mut seed(), one_in.max(1)));
         let decisions = Decisions { sender, one_in, left, missed };
         Ok((decisions, looker.run(receiver, stopped)))
     }
 
-    /// A countdown of its own, for a thread that has many queries.
-    #[allow(dead_code, reason = "the batched path has one for each thread")]
-    pub(crate) fn sampler(&self) -> Sampler {
-        let mut random = seed();
-        Sampler { one_in: self.one_in, left: distance(&mut random, self.one_in.max(1)), random }
-    }
-
-    /// Whether this query is looked at, by a countdown that all who ask have in common.
+    /// Whether this query is looked at. On average one in so many, at random distances: traffic that
+    /// repeats itself does not always meet the same query.
+    #[inline]
     pub(crate) fn is_due(&self) -> bool {
         if self.one_in == 0 {
             return false;
@@ -317,14 +298,19 @@ fn word(value: &impl Serialize) -> String {
 mod tests {
     use super::*;
 
+    fn check(one_in: u32, queries: usize, due: std::ops::RangeInclusive<usize>) {
+        let missed = Counter::default();
+        let decisions = Decisions { sender: None, one_in, left: AtomicU32::new(1), missed };
+        let found = (0..queries).filter(|_| decisions.is_due()).count();
+        assert!(due.contains(&found), "{found} of {queries}");
+    }
+
     #[test]
     fn one_in_so_many_is_due() {
-        let mut sampler = Sampler { one_in: 100, left: 1, random: 7 };
-        let due = (0..100_000).filter(|_| sampler.is_due()).count();
-        assert!((900..1100).contains(&due), "{due}");
-        let mut every = Sampler { one_in: 1, left: 1, random: 7 };
-        assert!((0..100).all(|_| every.is_due()));
-        let mut none = Sampler { one_in: 0, left: 1, random: 7 };
-        assert!(!(0..100).any(|_| none.is_due()));
+        // The mean is 1,000, its deviation 18.
+        check(100, 100_000, 880..=1120);
+        check(1, 100, 100..=100);
+        check(0, 100, 0..=0);
+        check(ONE_IN_MAX, 100, 1..=1);
     }
 }
