@@ -149,7 +149,10 @@ impl<'v> Answerer<'v> {
     /// Whose choice decides what is answered to a question: what a cache of replies must know before
     /// it asks. `None` when the name does not exist.
     pub fn subject(&self, name: &Name, kind: RecordType) -> Option<Subject> {
-        let found = self.target(name, kind)?;
+        let origin = self.view.zone.origin();
+        let own = origin.zone_of(name).then(|| find(self.view, name))??;
+        // A CNAME exists, whatever its target does.
+        let Some(found) = self.target(own, kind) else { return Some(Subject::Nobody) };
         let binding = found.node.and_then(|node| node.bindings.iter().find(|binding| binding.kind == kind));
         let site = match binding {
             Some(binding) => self.view.generation.site_ref(&binding.site),
@@ -164,11 +167,9 @@ impl<'v> Answerer<'v> {
         plain::names(self.view)
     }
 
-    /// What stands at a name after the CNAMEs that a question of this type follows.
-    fn target(&self, name: &Name, kind: RecordType) -> Option<Found<'v>> {
+    /// What stands at the end of the CNAMEs that a question of this type follows.
+    fn target(&self, mut found: Found<'v>, kind: RecordType) -> Option<Found<'v>> {
         let origin = self.view.zone.origin();
-        origin.zone_of(name).then_some(())?;
-        let mut found = find(self.view, name)?;
         for _ in 0..CHAIN_MAX {
             match found.node.and_then(Node::cname) {
                 Some((_, target)) if follows(kind) && origin.zone_of(target) => {

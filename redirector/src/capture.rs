@@ -7,7 +7,7 @@ use crate::metrics::{Drop, Metrics, Outcome, Transport};
 use crate::transfer::{self, Transfers};
 use crate::tsig::Opened;
 use crate::udp::truncate;
-use godwit_dns_plugin::screen::{Query, Screened, Silence, other_version, reject, screen};
+use godwit_dns_plugin::screen::{Screened, Silence, other_version, reject, screen};
 use godwit_dns_plugin::{Handler, Replied, View, client};
 use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::op::{Message, ResponseCode};
@@ -32,13 +32,13 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Queries signed with a key of `transfers` get signed replies.
-    pub(crate) fn new(
-        handler: Handler,
-        transfers: Arc<Transfers>,
-        metrics: Arc<Metrics>,
-        decisions: Decisions,
-    ) -> Engine {
-        Engine { handler, transfers, metrics, decisions }
+    pub(crate) fn new(handler: Handler, transfers: Arc<Transfers>, metrics: Arc<Metrics>) -> Engine {
+        Engine { handler, transfers, metrics, decisions: Decisions::none() }
+    }
+
+    /// The same, with a sample of its decisions looked at.
+    pub(crate) fn with_decisions(self, decisions: Decisions) -> Engine {
+        Engine { decisions, ..self }
     }
 
     /// What answers queries.
@@ -86,7 +86,7 @@ impl Engine {
             let kind = Some(query.kind.into());
             self.metrics.answered(Outcome { transport, kind, code: replied.code });
             if self.decisions.is_due() {
-                self.sample(packet, &query, source, transport);
+                self.offer(packet, source, transport);
             }
             Some(replied.bytes)
         };
@@ -126,8 +126,9 @@ impl Engine {
         self.handler.respond(now, view, &request)
     }
 
-    /// Has a query that was answered looked at.
-    fn sample(&self, packet: &[u8], query: &Query, source: SocketAddr, transport: Transport) {
+    /// Has a query that was answered looked at: why it was answered so.
+    pub(crate) fn offer(&self, packet: &[u8], source: SocketAddr, transport: Transport) {
+        let Screened::Pass(query) = screen(packet) else { return };
         let Ok(message) = Message::from_vec(packet) else { return };
         let Some(question) = message.queries.first() else { return };
         let subnet = query.edns.as_ref().and_then(|opt| opt.subnet).is_some_and(|subnet| subnet.source > 0);

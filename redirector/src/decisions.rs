@@ -127,6 +127,11 @@ impl Decisions {
         Ok((decisions, looker.run(receiver, stopped)))
     }
 
+    /// Nobody looks at any.
+    pub(crate) fn none() -> Decisions {
+        Decisions { sender: None, one_in: 0, left: AtomicU32::new(0), missed: Counter::default() }
+    }
+
     /// Whether this query is looked at. On average one in so many, at random distances: traffic that
     /// repeats itself does not always meet the same query.
     #[inline]

@@ -138,7 +138,8 @@ impl Redirector {
             decisions::Decisions::start(&config.decisions, shared.clone(), registry, stopped.clone())
                 .map_err(StartError::Decisions)?;
         let handler = Handler::new(shared).with_manners(config.manners()?);
-        let engine = capture::Engine::new(handler, transfers.clone(), metrics.clone(), decisions);
+        let engine =
+            capture::Engine::new(handler, transfers.clone(), metrics.clone()).with_decisions(decisions);
         let stop = Arc::new(stop);
         let mut tasks = JoinSet::new();
         tasks.spawn(looker);

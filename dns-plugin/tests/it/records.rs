@@ -152,6 +152,7 @@ fn rfc1034_4_3_2_a_cname_is_followed_within_the_zone() {
     let www = view.generation.site_ref("www").unwrap();
     assert_eq!(answerer.subject(&name("to-www"), A), Some(Subject::Choice(www)));
     assert_eq!(answerer.subject(&name("to-www"), CNAME), Some(Subject::Nobody));
+    assert_eq!(answerer.subject(&name("to-nowhere"), A), Some(Subject::Nobody));
     assert_eq!(answerer.subject(&name("nothing"), A), None);
 }
 

@@ -8,7 +8,7 @@ use crate::capture::Engine;
 use crate::fast::compiler::Current;
 use crate::fast::respond::{Moment, Outcome, Responder, Sent};
 use crate::limit::{Limiter, Verdict};
-use crate::metrics::{Drop, Limited, Tally};
+use crate::metrics::{Drop, Limited, Tally, Transport};
 use crate::udp::truncate;
 use godwit_net::udp::{Batch, tell_destination};
 use std::io;
@@ -98,6 +98,9 @@ impl Worker {
                 }
                 Outcome::Answered(sent) => {
                     self.tally.answered(&sent);
+                    if self.engine.decisions.is_due() {
+                        self.engine.offer(packet, source, Transport::Udp);
+                    }
                     (sent.len, judge(&self.limiter, tick, source, &sent))
                 }
                 Outcome::Counted { len } => (len, self.limiter.check(tick, source.ip())),
