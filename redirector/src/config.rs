@@ -121,7 +121,7 @@ pub struct Limits {
     /// encrypted connections as well. Default 10.
     pub tcp_idle_secs: u32,
     /// Connections with DNS over TLS, HTTPS and QUIC at a time, together. Default 1,024, at about
-    /// 20 to 60 kB each.
+    /// 10 to 25 kB each.
     pub tls_connections_max: usize,
 }
 
