@@ -8,6 +8,7 @@ use crate::cookie::{COOKIE_LEN, Secrets};
 use crate::handler::{PAYLOAD_MAX, PAYLOAD_PLAIN};
 use crate::screen::{HEADER_LEN, Opt, Query, Subnet};
 use crate::size::Bounds;
+use arc_swap::ArcSwap;
 use hickory_server::proto::op::Edns;
 use hickory_server::proto::rr::rdata::opt::EdnsOption;
 use std::net::IpAddr;
@@ -31,7 +32,7 @@ pub const OPTIONS_LEN_MAX: usize = (4 + 4 + 16) + (4 + COOKIE_LEN) + (4 + NSID_L
 /// What a name server says of itself: the same for every query. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Manners {
-    secrets: Option<Arc<Secrets>>,
+    secrets: Option<Arc<ArcSwap<Secrets>>>,
     identifier: Arc<[u8]>,
 }
 
@@ -59,13 +60,22 @@ impl Manners {
     /// one (empty: none; longer than 64 octets: cut off).
     pub fn new(secrets: Option<Secrets>, identifier: &[u8]) -> Manners {
         let identifier = identifier[..identifier.len().min(NSID_LEN_MAX)].into();
-        Manners { secrets: secrets.map(Arc::new), identifier }
+        Manners { secrets: secrets.map(|secrets| Arc::new(ArcSwap::from_pointee(secrets))), identifier }
+    }
+
+    /// Puts other secrets in place, for all clones; where cookies are off they stay off.
+    pub fn change_secrets(&self, secrets: Secrets) {
+        if let Some(current) = &self.secrets {
+            current.store(Arc::new(secrets));
+        }
     }
 
     /// What to say to the sender of `opt` at `client`; `now` in seconds since 1970.
     pub fn say(&self, now: u32, opt: &Opt, client: IpAddr) -> Said {
         let verified = match (&self.secrets, &opt.cookie) {
-            (Some(secrets), Some(cookie)) if opt.version == 0 => Some(secrets.verify(now, cookie, client)),
+            (Some(secrets), Some(cookie)) if opt.version == 0 => {
+                Some(secrets.load().verify(now, cookie, client))
+            }
             _ => None,
         };
         Said {

@@ -191,8 +191,11 @@ impl Config {
         reloaded.transfer = other.transfer.clone();
         reloaded.tls.certificate = other.tls.certificate.clone();
         reloaded.tls.key = other.tls.key.clone();
-        let Limits { replies_per_second, slip, prefixes_max, .. } = self.limits;
-        reloaded.limits = Limits { replies_per_second, slip, prefixes_max, ..other.limits.clone() };
+        reloaded.limits = Limits { prefixes_max: self.limits.prefixes_max, ..other.limits.clone() };
+        // Without a file at either time there is one random secret, which stays.
+        if self.cookie_secret_file.is_some() && other.cookie_secret_file.is_some() {
+            reloaded.cookie_secret_file = other.cookie_secret_file.clone();
+        }
         reloaded == *other
     }
 

@@ -75,7 +75,7 @@ pub use transfer::TransferError;
 pub use tsig::KeyError;
 
 use connections::Connections;
-use godwit_dns_plugin::Handler;
+use godwit_dns_plugin::{Handler, Manners};
 use handover::{Predecessor, Waiting};
 use metrics::Metrics;
 use prometheus_client::registry::Registry;
@@ -125,6 +125,7 @@ impl Redirector {
         // What can be wrong in files is found before anything listens.
         let certificates = config.tls.is_on().then(|| Certificates::read(&config.tls)).transpose()?;
         let peers = Peers::read(&config.transfer)?;
+        let manners = config.manners()?;
         let sockets = sockets::listen(&config, inherited.open)?;
         let (events, successions) = mpsc::channel(1);
         let waiting = |path: &Path| Waiting::listen(path, sockets.duplicate()?, events);
@@ -137,7 +138,7 @@ impl Redirector {
         let (decisions, looker) =
             decisions::Decisions::start(&config.decisions, shared.clone(), registry, stopped.clone())
                 .map_err(StartError::Decisions)?;
-        let handler = Handler::new(shared).with_manners(config.manners()?);
+        let handler = Handler::new(shared).with_manners(manners.clone());
         let engine =
             capture::Engine::new(handler, transfers.clone(), metrics.clone()).with_decisions(decisions);
         let stop = Arc::new(stop);
@@ -199,7 +200,19 @@ impl Redirector {
         }
         tracing::info!(?addresses, "redirector listens");
         let idle = service.idle;
-        Ok(Running { addresses, stop, tasks, transfers, certificates, plain, encrypted, idle, successions })
+        Ok(Running {
+            addresses,
+            stop,
+            tasks,
+            transfers,
+            certificates,
+            manners,
+            limiter,
+            plain,
+            encrypted,
+            idle,
+            successions,
+        })
     }
 }
 
@@ -254,6 +267,8 @@ pub struct Running {
     tasks: JoinSet<()>,
     transfers: Arc<Transfers>,
     certificates: Option<Arc<Certificates>>,
+    manners: Manners,
+    limiter: Arc<limit::Limiter>,
     plain: Arc<Connections>,
     encrypted: Arc<Connections>,
     idle: Idle,
@@ -269,6 +284,9 @@ pub enum ReloadError {
     /// Settings of zone transfers are wrong.
     #[error("secondaries stay as they were")]
     Transfer(#[from] TransferError),
+    /// The file of cookie secrets is wrong.
+    #[error("cookie secrets stay as they were")]
+    Cookies(#[from] CookieError),
 }
 
 impl Running {
@@ -283,15 +301,20 @@ impl Running {
     }
 
     /// Takes over what can change without a restart: the files of certificate and keys (read again
-    /// even when their names stay), secondaries, and the limits of connections. No connection and no
-    /// query is lost.
+    /// even when their names stay), secondaries, cookie secrets, and limits. No connection and no query is
+    /// lost.
     pub fn reload(&self, config: &Config) -> Result<(), ReloadError> {
         // Everything is read before anything changes.
         let peers = Peers::read(&config.transfer)?;
+        let secrets = config.cookie_secrets()?;
         if let Some(certificates) = &self.certificates {
             certificates.reload(&config.tls)?;
         }
         self.transfers.peers.store(Arc::new(peers));
+        if let Some(secrets) = secrets {
+            self.manners.change_secrets(secrets);
+        }
+        self.limiter.change(&config.limits);
         let limits = &config.limits;
         self.plain.limit(limits.tcp_connections_max, limits.tcp_connections_per_prefix_max);
         self.encrypted.limit(limits.tls_connections_max, limits.tcp_connections_per_prefix_max);

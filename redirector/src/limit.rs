@@ -41,8 +41,8 @@ pub(crate) enum Verdict {
 pub(crate) struct Limiter {
     buckets: Box<[Bucket]>,
     /// What one reply costs, ns; 0 for no limit.
-    cost: u64,
-    slip: u64,
+    cost: AtomicU64,
+    slip: AtomicU64,
     /// Replies beyond the limit.
     beyond: AtomicU64,
     started: Instant,
@@ -59,14 +59,23 @@ struct Bucket {
 impl Limiter {
     pub(crate) fn new(limits: &Limits) -> Limiter {
         let buckets = limits.prefixes_max.clamp(32, 1 << 24);
-        Limiter {
+        let limiter = Limiter {
             buckets: (0..buckets).map(|_| Bucket::default()).collect(),
-            cost: 1_000_000_000u64.checked_div(limits.replies_per_second.into()).unwrap_or(0),
-            slip: limits.slip.into(),
+            cost: AtomicU64::new(0),
+            slip: AtomicU64::new(0),
             beyond: AtomicU64::new(0),
             started: Instant::now(),
             seed: RandomState::new().hash_one(0),
-        }
+        };
+        limiter.change(limits);
+        limiter
+    }
+
+    /// Other limits from now on. The number of buckets stays.
+    pub(crate) fn change(&self, limits: &Limits) {
+        let cost = 1_000_000_000u64.checked_div(limits.replies_per_second.into()).unwrap_or(0);
+        self.cost.store(cost, Ordering::Relaxed);
+        self.slip.store(limits.slip.into(), Ordering::Relaxed);
     }
 
     /// The moment to check with.
@@ -76,11 +85,12 @@ impl Limiter {
 
     /// Takes a reply to `source` into account.
     pub(crate) fn check(&self, now: u64, source: IpAddr) -> Verdict {
-        if self.cost == 0 || self.take(now, prefix(source), self.cost) {
+        let cost = self.cost.load(Ordering::Relaxed);
+        if cost == 0 || self.take(now, prefix(source), cost) {
             return Verdict::Send;
         }
         let beyond = self.beyond.fetch_add(1, Ordering::Relaxed) + 1;
-        match beyond.checked_rem(self.slip) {
+        match beyond.checked_rem(self.slip.load(Ordering::Relaxed)) {
             Some(0) => Verdict::Slip,
             _ => Verdict::Withhold,
         }
@@ -88,7 +98,7 @@ impl Limiter {
 
     /// Takes a reply to something malformed into account.
     pub(crate) fn check_error(&self, now: u64, source: IpAddr) -> Verdict {
-        let cost = self.cost.max(1_000_000_000 / ERRORS_PER_SECOND);
+        let cost = self.cost.load(Ordering::Relaxed).max(1_000_000_000 / ERRORS_PER_SECOND);
         if self.take(now, prefix(source) | ERROR, cost) { Verdict::Send } else { Verdict::Withhold }
     }
 

@@ -41,6 +41,13 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The secrets in the file, when there is one: others than those at the start.
+    pub(crate) fn cookie_secrets(&self) -> Result<Option<Secrets>, CookieError> {
+        Ok(self.cookie_secret_file.as_deref().map(read).transpose()?.and_then(|read| Secrets::new(&read)))
+    }
+}
+
 fn read(file: &Path) -> Result<Vec<[u8; 16]>, CookieError> {
     let unreadable = |error| CookieError::Read(file.to_owned(), error);
     if std::fs::metadata(file).map_err(unreadable)?.len() > FILE_LEN_MAX {

@@ -28,6 +28,9 @@ const QUERY_LEN_MAX: usize = 4096;
 const REPLY_LEN_MAX: usize = 1232;
 /// How long to wait for a packet before looking whether to stop.
 const WAIT: Duration = Duration::from_millis(100);
+/// A full receive buffer of 4 MiB holds no more datagrams: so many are answered after the end was
+/// asked for.
+const QUEUED_MAX: usize = 8192;
 /// How long to wait after an error of the socket itself, so that a lasting one does not spin.
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
 
@@ -62,12 +65,18 @@ impl Worker {
         Ok(Worker { socket, batch, engine, current, responder, limiter, tally })
     }
 
-    /// Answers until told to stop.
+    /// Answers until told to stop, and what is queued then.
     pub(crate) fn run(mut self, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
             match self.batch.receive(self.socket.as_fd()) {
                 Ok(received) => self.serve(received),
                 Err(error) => self.wait_after(&error),
+            }
+        }
+        for _ in 0..QUEUED_MAX.div_ceil(BATCH) {
+            match self.batch.receive(self.socket.as_fd()) {
+                Ok(received) => self.serve(received),
+                Err(_) => return,
             }
         }
     }

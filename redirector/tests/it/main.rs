@@ -349,3 +349,34 @@ async fn a_port_in_use_is_told_clearly() {
     let none = Redirector::start(nowhere, view(&bench.shared), &mut Registry::with_prefix("godwit")).await;
     assert!(matches!(none, Err(StartError::NoAddress)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_queued_at_the_end_is_answered() {
+    let bench = Bench::new(1, Limits { replies_per_second: 0, ..Limits::default() }).await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    // Fewer than any receive buffer holds.
+    for id in 0..200 {
+        socket.send_to(&www(id), bench.address()).await.unwrap();
+    }
+    bench.running.shutdown().await;
+    for id in 0..200 {
+        check_www(&Message::from_vec(&receive(&socket).await).unwrap(), id);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_limits_are_in_force_with_the_next_query() {
+    let bench = Bench::new(1, Limits { replies_per_second: 0, ..Limits::default() }).await;
+    let limits = Limits { replies_per_second: 1, slip: 1, ..Limits::default() };
+    bench.running.reload(&config(limits)).unwrap();
+    let mut truncated = 0;
+    for id in 0..20 {
+        let reply = Message::from_vec(&bench.udp(&www(id)).await).unwrap();
+        truncated += u32::from(reply.metadata.truncation);
+    }
+    assert!(truncated > 0);
+    bench.running.reload(&config(Limits { replies_per_second: 0, ..Limits::default() })).unwrap();
+    for id in 0..20 {
+        check_www(&Message::from_vec(&bench.udp(&www(id)).await).unwrap(), id);
+    }
+}
