@@ -5,7 +5,7 @@ use super::penalty::{Penalties, Penalty};
 use crate::matrix::{Matrix, Series};
 use godwit_core::certificate::{Role, Serial};
 use godwit_core::content::VersionNumber;
-use godwit_core::demand::Capacity;
+use godwit_core::demand::{Capacity, PREFIXES_MAX};
 use godwit_core::geo::Coordinates;
 use godwit_core::key::{MemberId, SecretKey};
 use godwit_core::name::SiteName;
@@ -247,13 +247,19 @@ impl<'a> World<'a> {
 
     /// What members tell of who they serve: a choice leans on it.
     fn demands(&self, homes: &[Option<usize>]) -> Vec<DemandInput> {
-        let served = |replica: usize| -> Vec<(IpNet, u32)> {
-            let here = self.networks.iter().zip(homes).filter(|(_, home)| **home == Some(replica));
-            here.map(|(network, _)| (network.prefix(), 1000)).collect()
+        let served = |replica: usize| -> Vec<(usize, IpNet)> {
+            let here = homes.iter().enumerate().filter(|(_, home)| **home == Some(replica));
+            here.map(|(network, _)| (network, self.networks[network].prefix())).collect()
         };
         let demand = |(replica, id): (usize, &MemberId)| {
-            let prefixes = served(replica);
-            DemandInput { member: *id, total_mrps: 1000 * prefixes.len() as u64, prefixes, sites: Vec::new() }
+            let mut served = served(replica);
+            let total_mrps = 1000 * served.len() as u64;
+            // As many as a record holds, of all replicas the same ones.
+            served.sort_unstable_by_key(|(network, _)| lot(*network));
+            served.truncate(PREFIXES_MAX);
+            let mut prefixes: Vec<_> = served.into_iter().map(|(_, prefix)| (prefix, 1000)).collect();
+            prefixes.sort_unstable();
+            DemandInput { member: *id, total_mrps, prefixes, sites: Vec::new() }
         };
         self.ids.iter().enumerate().map(demand).collect()
     }
