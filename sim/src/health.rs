@@ -216,7 +216,7 @@ impl Clinic {
             }
             Happening::Hear { host, from, number } => self.hear(host, from, number),
         }
-        if self.happenings % 16 == 0 {
+        if self.happenings.is_multiple_of(16) {
             // Members judge who can be reached all the time; here often enough.
             (0..self.hosts.len()).for_each(|host| self.review(host));
         }
