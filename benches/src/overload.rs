@@ -24,7 +24,7 @@ use rand::seq::index;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -200,8 +200,8 @@ struct World<'a> {
     inputs: Inputs,
     site: SiteName,
     told: BTreeMap<MemberId, Demand>,
-    /// How many connections each member has measured of a prefix.
-    observed: BTreeMap<(MemberId, IpNet), u8>,
+    /// What each member has measured of a prefix lately; a low quantile is told, as a node does.
+    observed: BTreeMap<(MemberId, IpNet), VecDeque<u32>>,
 }
 
 impl<'a> World<'a> {
@@ -298,25 +298,30 @@ impl<'a> World<'a> {
     /// Members tell what they were asked for, as a member does, and the times that they observed.
     fn tell(&mut self, served: Vec<Demand>, choices: &[Option<usize>], rng: &mut ChaCha8Rng) {
         self.inputs.demands.clear();
-        for (place, mut demand) in self.replicas.iter().zip(served) {
+        let ids: Vec<MemberId> = self.inputs.members.iter().map(|member| member.id).collect();
+        for (by, mut demand) in ids.iter().zip(served) {
             demand.normalize();
-            let told = self.told.entry(id(*place)).or_default();
+            let told = self.told.entry(*by).or_default();
             *told = demand.steadied(told);
-            self.inputs.demands.push(DemandInput::new(id(*place), told));
+            self.inputs.demands.push(DemandInput::new(*by, told));
         }
         for (client, choice) in self.clients.iter().zip(choices) {
-            let Some(place) = choice.map(|at| self.replicas[at]) else { continue };
-            let rtt = self.matrix.rtt(client.city, place).unwrap_or(f64::MAX) * rng.random_range(1.0..1.1);
-            let samples = self.observed.entry((id(place), client.prefix)).or_insert(0);
-            *samples = (*samples + 1).min(SAMPLES_MAX);
-            let rtt_us = (rtt * 1000.0).round() as u32;
-            let told = ClientRtt { samples: *samples, ..ClientRtt::new(client.prefix, rtt_us) };
-            let mine = |(by, rtt): &(MemberId, ClientRtt)| *by == id(place) && rtt.prefix == client.prefix;
-            match self.inputs.observations.iter_mut().find(|known| mine(known)) {
-                Some((_, known)) => *known = told,
-                None => self.inputs.observations.push((id(place), told)),
+            let Some(at) = *choice else { continue };
+            let rtt = self.matrix.rtt(client.city, self.replicas[at]).unwrap_or(f64::MAX);
+            let rtt_us = (rtt * rng.random_range(1.0..1.1) * 1000.0).round() as u32;
+            let samples = self.observed.entry((ids[at], client.prefix)).or_default();
+            if samples.len() == usize::from(SAMPLES_MAX) {
+                samples.pop_front();
             }
+            samples.push_back(rtt_us);
         }
+        let told = |((by, prefix), samples): (&(MemberId, IpNet), &VecDeque<u32>)| {
+            let mut sorted: Vec<u32> = samples.iter().copied().collect();
+            sorted.sort_unstable();
+            let low = sorted.get(sorted.len() / 4).copied().unwrap_or(u32::MAX);
+            (*by, ClientRtt { samples: samples.len() as u8, ..ClientRtt::new(*prefix, low) })
+        };
+        self.inputs.observations = self.observed.iter().map(told).collect();
     }
 
     fn choice(&self, generation: &Generation, client: &Client) -> Option<usize> {
