@@ -6,9 +6,10 @@ use godwit_redirector::{Config, Limits, Redirector, Running, SecondaryConfig, St
 use hickory_proto::op::Message;
 use hickory_proto::rr::{RData, RecordType};
 use prometheus_client::registry::Registry;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 const ZONE: &str = "edge.example.org";
@@ -143,9 +144,17 @@ impl Drop for Secondary {
     }
 }
 
-/// A port that nobody had a moment ago.
+/// A port that nobody has. Below those that the kernel gives to who asks for any, so that no other
+/// test gets it in the moment before it is used.
 fn free_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + (std::process::id() % 1000) as u16 * 10;
+    let is_free = |port: &u16| {
+        let udp = UdpSocket::bind(("127.0.0.1", *port));
+        udp.is_ok() && TcpListener::bind(("127.0.0.1", *port)).is_ok()
+    };
+    let mut ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::SeqCst));
+    ports.find(is_free).unwrap()
 }
 
 impl Secondary {
