@@ -35,6 +35,8 @@ def main():
     for region in range(len(COUNTRIES)):
         addresses = ", ".join(f'"198.51.100.{16 * region + i}"' for i in (1, 2, 3))
         toml += ["", "[[region]]", f'name = "r{region}"', f"addresses = [{addresses}]"]
+    for number in (1, 2):
+        toml += ["", "[[name_server]]", f'name = "ns{number}"', f'v4 = "127.0.0.{number}"']
     toml += ["", "[[service]]", 'name = "www"', f'names_file = "{data}/names.txt"',
              "", "[clients]", f"default = [{order(DEFAULT)}]"]
     if a.by == "prefix":

@@ -49,6 +49,9 @@ pub(crate) enum Verb {
     Reload(verb::reload::Reload),
     Config(verb::config::Config),
     Dnssec(verb::dnssec::Dnssec),
+    Redirector(verb::redirector::Redirector),
+    PdnsBackend(verb::pdns_backend::PdnsBackend),
+    Export(verb::export::Export),
     Completions(verb::completions::Completions),
 }
 

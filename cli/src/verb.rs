@@ -5,14 +5,18 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod dnssec;
 pub(crate) mod drain;
+pub(crate) mod export;
 pub(crate) mod init;
 pub(crate) mod invite;
 pub(crate) mod join;
+pub(crate) mod pdns_backend;
 pub(crate) mod publish;
+pub(crate) mod redirector;
 pub(crate) mod reload;
 pub(crate) mod revoke;
 pub(crate) mod rollback;
 pub(crate) mod run;
+pub(crate) mod source;
 pub(crate) mod status;
 pub(crate) mod testbed;
 pub(crate) mod why;
@@ -34,6 +38,9 @@ pub(crate) fn run(arguments: Arguments) -> Outcome<ExitCode> {
         Verb::Why(why) => why.run(),
         Verb::Drain(drain) => drain.run(),
         Verb::Undrain(undrain) => undrain.run(),
+        Verb::Redirector(redirector) => redirector.run(),
+        Verb::Export(export) => export.run(),
+        Verb::PdnsBackend(backend) => backend.run(),
         Verb::Revoke(revoke) => revoke.run(),
         // The demo has an exit code of its own.
         Verb::Testbed(testbed) => return testbed.run(),

@@ -38,6 +38,7 @@ pub mod dnssec;
 mod edns;
 pub mod explain;
 mod handler;
+pub mod remote;
 pub mod screen;
 mod size;
 mod view;

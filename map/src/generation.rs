@@ -417,6 +417,15 @@ impl Generation {
         self.sites.get(site.index as usize).map(|site| &site.input)
     }
 
+    /// What clients around `client` are told of a site: answers with their weights, and the widest
+    /// prefix length within which it is the same ones. Where clients are divided among several, a
+    /// single client's [`Generation::choose`] has a narrower scope.
+    pub fn spread(&self, site: SiteRef, client: IpAddr) -> (Vec<(ChoiceKey, u32)>, u8) {
+        let Some(table) = self.tables.get(site.table()) else { return (Vec::new(), 0) };
+        let (answers, scope) = table.spread(client);
+        (answers.into_iter().map(|(answer, weight)| (ChoiceKey(answer), weight)).collect(), scope)
+    }
+
     /// Which answer `client` gets of a site of this generation. One binary search; nothing is
     /// allocated. An IPv4 client is given as IPv4, never mapped into IPv6.
     pub fn choose(&self, site: SiteRef, client: IpAddr) -> Choice {

@@ -53,6 +53,7 @@ mod division;
 mod eligible;
 mod estimate;
 mod explore;
+pub mod export;
 mod generation;
 pub mod geo;
 mod index;

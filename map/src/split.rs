@@ -38,6 +38,11 @@ impl Split {
     }
 
     /// How many shares there are; at least one.
+    pub(crate) fn shares(&self) -> &[Share] {
+        &self.shares
+    }
+
+    /// How many shares there are.
     pub(crate) fn len(&self) -> usize {
         self.shares.len()
     }

@@ -349,6 +349,20 @@ impl Table {
         self.v4.len() + self.v6.len()
     }
 
+    /// The answers of a run, each with its weight, and the widest prefix around `client` inside it.
+    /// Where there are several, every client of the run has one of them.
+    pub(crate) fn spread(&self, client: IpAddr) -> (Vec<(u32, u32)>, u8) {
+        let (value, scope) = match client {
+            IpAddr::V4(address) => self.v4.get(address.into()),
+            IpAddr::V6(address) => self.v6.get(address.into()),
+        };
+        let split = if value & SPLIT == 0 { None } else { self.splits.get((value ^ SPLIT) as usize) };
+        match split {
+            Some(split) => (split.shares().iter().map(|share| (share.answer, share.weight)).collect(), scope),
+            None => (vec![(value, 1)], scope),
+        }
+    }
+
     /// The number of a client's answer, and the widest prefix in which all have the same.
     pub(crate) fn choose(&self, client: IpAddr) -> (u32, u8) {
         let (value, scope) = match client {

@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod handed;
+pub mod memory;
 pub mod namespace;
 pub mod netlink;
 pub mod poll;

@@ -45,7 +45,7 @@ pub use state::State;
 
 use crate::{Config, DnssecConfig};
 use arc_swap::ArcSwap;
-use godwit_dns_plugin::{SharedView, Zone};
+use godwit_dns_plugin::{SharedView, View, Zone};
 use godwit_map::{Generation, GeoDb, Shared};
 use std::path::Path;
 use std::sync::Arc;
@@ -56,8 +56,7 @@ pub struct StaticZone {
     plan: Plan,
     geo: GeoDb,
     /// Of the regions and addresses as they are now.
-    generation: Generation,
-    zone: Zone,
+    view: View,
 }
 
 impl StaticZone {
@@ -69,7 +68,9 @@ impl StaticZone {
         let states = plan.states()?;
         let generation = Generation::compute(&states.apply(plan.inputs()), &geo, None);
         let zone = plan.take_zone()?;
-        Ok(StaticZone { plan, geo, generation, zone })
+        // Long lists were read; of them only what they were compiled to is left.
+        godwit_net::memory::give_back();
+        Ok(StaticZone { plan, geo, view: View::new(Arc::new(generation), Arc::new(zone)) })
     }
 
     /// What the file says about listening and answering.
@@ -84,14 +85,19 @@ impl StaticZone {
 
     /// The map, compiled from the file.
     pub fn generation(&self) -> &Generation {
-        &self.generation
+        &self.view.generation
+    }
+
+    /// What is answered from.
+    pub fn view(&self) -> &View {
+        &self.view
     }
 
     /// The zone's view, and who keeps it up to date.
     pub fn into_view(self) -> (SharedView, Keeper) {
-        let StaticZone { plan, geo, generation, zone } = self;
-        let generations: Shared = Arc::new(ArcSwap::from_pointee(generation));
-        let view = SharedView::new(generations.clone(), zone);
+        let StaticZone { plan, geo, view } = self;
+        let generations: Shared = Arc::new(ArcSwap::new(view.generation));
+        let view = SharedView::new(generations.clone(), Zone::clone(&view.zone));
         (view.clone(), Keeper::new(plan, geo, generations, view))
     }
 }

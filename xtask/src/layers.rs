@@ -40,7 +40,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("sled", &["store"]),
     ("hickory-*", &["dns-plugin", "redirector"]),
     ("maxminddb", &["map"]),
-    // Writes databases: for tests of `map`, and for the testbed's topology.
+    // Writes databases: of the map for other servers, and of the testbed's topology.
     ("mmdb-writer", &["map", "testbed"]),
     ("clap*", &["cli", "benches"]),
     ("indicatif", &["cli"]),

@@ -47,7 +47,7 @@ pub(crate) struct Run {
 }
 
 /// Changes what is logged while running.
-type LogHandle = reload::Handle<EnvFilter, Registry>;
+pub(crate) type LogHandle = reload::Handle<EnvFilter, Registry>;
 
 impl Run {
     pub(crate) fn run(self) -> Outcome {
@@ -215,21 +215,32 @@ impl Run {
     }
 
     fn filter(&self, config: &File) -> Outcome<EnvFilter> {
-        let environment = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
-        let filter = self.log.clone().or(environment).unwrap_or_else(|| config.log.level.clone());
-        filter.parse().with_context(|| format!("{filter:?} does not say what to log")).or_exit(Exit::Usage)
+        filter(self.log.as_deref(), &config.log.level)
     }
 
     fn start_logging(&self, config: &File) -> Outcome<LogHandle> {
-        let (filter, handle) = reload::Layer::new(self.filter(config)?);
-        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-        let lines = match self.log_format.unwrap_or(config.log.format) {
-            LogFormat::Json => lines.json().boxed(),
-            LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
-        };
-        tracing_subscriber::registry().with(filter).with(lines).try_init()?;
-        Ok(handle)
+        let format = self.log_format.unwrap_or(config.log.format);
+        start_logging(self.log.as_deref(), &config.log.level, format)
     }
+}
+
+/// What to log: as asked for, or as the environment says, or `otherwise`.
+fn filter(asked: Option<&str>, otherwise: &str) -> Outcome<EnvFilter> {
+    let environment = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+    let filter = asked.map(str::to_owned).or(environment).unwrap_or_else(|| otherwise.to_owned());
+    filter.parse().with_context(|| format!("{filter:?} does not say what to log")).or_exit(Exit::Usage)
+}
+
+/// Logs to standard error from now on.
+pub(crate) fn start_logging(asked: Option<&str>, otherwise: &str, format: LogFormat) -> Outcome<LogHandle> {
+    let (filter, handle) = reload::Layer::new(filter(asked, otherwise)?);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        LogFormat::Json => lines.json().boxed(),
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(lines).try_init()?;
+    Ok(handle)
 }
 
 /// The roles to run: those granted, or those of them that the configuration names.
@@ -312,7 +323,7 @@ fn start_failure(error: impl Into<StartError>) -> Failure {
 }
 
 /// What a signal asks for.
-enum Asked {
+pub(crate) enum Asked {
     Stop,
     /// By a signal, or at the control endpoint, which is to be told.
     Reload(Option<ReloadRequest>),
@@ -320,14 +331,14 @@ enum Asked {
 }
 
 /// The signals that a daemon hears.
-struct Signals {
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
 }
 
 impl Signals {
-    fn new() -> Outcome<Signals> {
+    pub(crate) fn new() -> Outcome<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -335,7 +346,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Asked {
+    pub(crate) async fn next(&mut self) -> Asked {
         tokio::select! {
             _ = self.terminate.recv() => Asked::Stop,
             _ = self.interrupt.recv() => Asked::Stop,

@@ -2,12 +2,15 @@
 
 use crate::arguments::MemberArguments;
 use crate::daemon::block_on;
-use crate::failure::Outcome;
+use crate::failure::{Classify, Exit, Outcome};
 use crate::terminal::{self, Table};
 use clap::Args;
+use godwit_dns_plugin::explain::explain;
 use godwit_node::admin::Question;
+use godwit_redirector::static_zone::StaticZone;
 use serde_json::Value;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 /// Tell which replica a client gets, and why
 #[derive(Debug, Args)]
@@ -17,6 +20,7 @@ Examples:
   godwit why www --client 2001:db8::9 --json
   godwit why x.apps --client 203.0.113.9 --resolver 192.0.2.53
   godwit why @ --client 203.0.113.9 --type HTTPS
+  godwit why www --client 203.0.113.9 --static zone.toml
 
 NAME is a site, an alias, a name under a wildcard or any other name of the zone, `@` the zone itself.
 Without --resolver the client asks by itself. With it the resolver asks, and what is told is the answer
@@ -34,6 +38,9 @@ pub(crate) struct Why {
     /// The record type [default: the addresses of the client's family]
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
+    /// Ask the file of a static zone instead of a member
+    #[arg(long = "static", value_name = "FILE", conflicts_with_all = ["data_dir", "socket"])]
+    file: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -43,11 +50,30 @@ pub(crate) struct Why {
 
 impl Why {
     pub(crate) fn run(self) -> Outcome {
-        let client = self.member.client()?;
-        let Why { name, client: address, resolver, kind, .. } = self;
-        let question = Question { name, kind, client: address, resolver };
-        let why = block_on(async { Ok(client.explain(&question).await?) })?;
+        let why = match &self.file {
+            Some(file) => self.of_file(file)?,
+            None => {
+                let client = self.member.client()?;
+                let Why { name, client: address, resolver, kind, .. } = &self;
+                let question = Question {
+                    name: name.clone(),
+                    kind: kind.clone(),
+                    client: *address,
+                    resolver: *resolver,
+                };
+                block_on(async { Ok(client.explain(&question).await?) })?
+            }
+        };
         if self.json { terminal::print_json(&why) } else { terminal::print(&text(&why)) }
+    }
+}
+
+impl Why {
+    fn of_file(&self, file: &Path) -> Outcome<Value> {
+        let zone = StaticZone::open(file).or_exit(Exit::Usage)?;
+        let kind = self.kind.as_deref();
+        let why = explain(zone.view(), &self.name, kind, self.client, self.resolver).or_exit(Exit::Usage)?;
+        Ok(serde_json::to_value(why)?)
     }
 }
 
@@ -110,6 +136,9 @@ fn reasons(why: &Value) -> String {
             word(&known["longitude"]),
             word(&known["landmark"])
         ),
+        Some("rule") => {
+            format!("Rule for {}: {}.\n", word(&known["prefix"]), word(&known["rule"]))
+        }
         Some("hash") => {
             format!("Unknown: {} keeps the replica that its hash gives it.\n", word(&known["prefix"]))
         }

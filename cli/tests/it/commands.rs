@@ -222,6 +222,10 @@ fn every_verb_has_help_with_what_it_does() {
         "revoke",
         "testbed",
         "config",
+        "dnssec",
+        "redirector",
+        "pdns-backend",
+        "export",
         "completions",
     ];
     for verb in verbs {

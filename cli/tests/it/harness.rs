@@ -55,6 +55,15 @@ impl World {
         ended(self.command(arguments).env(variable.0, variable.1).output().unwrap())
     }
 
+    /// Runs a command that reads `input`.
+    pub(crate) fn run_piped(&self, arguments: &[&str], input: &str) -> Ended {
+        let mut command = self.command(arguments);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        ended(child.wait_with_output().unwrap())
+    }
+
     /// Runs a command that must work, and gives the JSON that it prints.
     pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let ended = self.run(arguments);

@@ -5,6 +5,7 @@ mod answers;
 mod catalog;
 mod edns;
 mod garbage;
+mod peers;
 mod protocol;
 mod records;
 mod subnet;

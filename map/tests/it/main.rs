@@ -4,6 +4,7 @@
 mod capacity;
 mod choice;
 mod explore;
+mod export;
 mod geo;
 mod rules;
 mod scope;

@@ -1,20 +1,20 @@
 //! The form of a zone's file.
 //!
-//! `[redirector]`, `[dnssec]` and `[zone]` are the same tables as in a member's configuration; the others stand
-//! only here.
+//! `[redirector]`, `[zone]` and `[dnssec]` are the same tables as in a member's configuration; the
+//! others stand only here.
 //! Everything that refers to something else keeps its place in the text, so that what refers to
 //! nothing can be pointed at.
 
 use super::problem::Problem;
 use super::state::State;
 use crate::{Config, DnssecConfig};
-use godwit_core::name::{RegionName, SiteName, ZoneName};
+use godwit_core::name::{MemberName, RegionName, SiteName, ZoneName};
 use godwit_dns_plugin::zone::config::ZoneConfig;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -41,6 +41,9 @@ pub(crate) struct File {
     /// Where services run.
     #[serde(default)]
     pub(crate) region: Vec<Region>,
+    /// The zone's name servers: `<name>.node.<origin>`.
+    #[serde(default)]
+    pub(crate) name_server: Vec<NameServer>,
     /// What is served.
     #[serde(default)]
     pub(crate) service: Vec<Service>,
@@ -64,6 +67,15 @@ pub(crate) struct Region {
     /// Its addresses, IPv4 and IPv6, at most eight of each.
     #[serde(default)]
     pub(crate) addresses: Vec<Spanned<IpAddr>>,
+}
+
+/// A name server of the zone.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NameServer {
+    pub(crate) name: Spanned<MemberName>,
+    pub(crate) v4: Option<Ipv4Addr>,
+    pub(crate) v6: Option<Ipv6Addr>,
 }
 
 /// A service: names that answer alike.

@@ -83,6 +83,7 @@ impl Keeper {
             };
             let done = tokio::task::spawn_blocking(move || {
                 step(&mut self);
+                godwit_net::memory::give_back();
                 self
             });
             self = match done.await {

@@ -61,6 +61,7 @@ impl Plan {
             reader.members(&mut inputs.members, &file.origin, None, name, place, &region.addresses)?;
         }
         let zone = reader.services(&file, &regions, &mut inputs)?;
+        reader.name_servers(&file, &mut inputs)?;
         let rules = reader.rules(&file, &regions)?;
         let geoip = file.clients.geoip.as_ref().map(|file| reader.beside(file.get_ref()));
         let states = file.state.iter().map(|(name, state)| (name.get_ref().clone(), *state)).collect();
@@ -136,6 +137,28 @@ impl Plan {
             }
         }
         Ok(states)
+    }
+
+    /// Writes into the state file that a region or an address is in this state from now on. Whoever
+    /// serves the zone sees it within a second.
+    pub fn set_state(&self, name: &str, state: State) -> Result<(), Problem> {
+        let missing = "has no `state_file`: nothing can be drained but by editing it";
+        let path = self.state_file.as_deref().ok_or_else(|| Problem::with(&self.path, missing))?;
+        self.check_target(name).map_err(|problem| Problem::with(&self.path, problem))?;
+        let mut states: BTreeMap<String, State> = match path.exists() {
+            true => file::read(path)?.0,
+            false => BTreeMap::new(),
+        };
+        match (state, self.states.0.get(name).copied().unwrap_or_default()) {
+            (State::Up, State::Up) => states.remove(name),
+            _ => states.insert(name.to_owned(), state),
+        };
+        let failed = |error: &dyn Display| Problem::with(path, format!("cannot be written: {error}"));
+        let text = toml::to_string(&states).map_err(|error| failed(&error))?;
+        // In one step: who reads it meanwhile finds the one or the other.
+        let new = path.with_extension("new");
+        std::fs::write(&new, text).map_err(|error| failed(&error))?;
+        std::fs::rename(&new, path).map_err(|error| failed(&error))
     }
 
     /// Whether a state can be of this: a region or an address.
@@ -229,29 +252,34 @@ impl Reader<'_> {
                 None => format!("{region}-{n}"),
             };
             let name = name.parse::<MemberName>().map_err(|error| self.problem(address, error))?;
-            let key = ObjectId::of(format!("static member {zone} {name} {ip}").as_bytes());
-            members.push(MemberInput {
-                id: PublicKey::from_bytes(*key.as_bytes()),
-                serial: Serial(members.len() as u64 + 1),
-                name,
-                region: region.clone(),
-                place,
-                roles: vec![Role::Node],
-                state: Health::Alive,
-                draining: false,
-                ready: true,
-                load_permille: 0,
-                capacity: Capacity::default(),
-                public_v4: if let IpAddr::V4(ip) = ip { Some(ip) } else { None },
-                public_v6: if let IpAddr::V6(ip) = ip { Some(ip) } else { None },
-                http_port: None,
-                held: Vec::new(),
-                peer_rtts: Vec::new(),
-                certified: true,
-                checks: Vec::new(),
-            });
+            let mut member = member(zone, name, region.clone(), Role::Node, members.len());
+            member.place = place;
+            match ip {
+                IpAddr::V4(ip) => member.public_v4 = Some(ip),
+                IpAddr::V6(ip) => member.public_v6 = Some(ip),
+            }
+            members.push(member);
         }
         Ok(members[start..].iter().map(|member| member.name.clone()).collect())
+    }
+
+    fn name_servers(&self, file: &File, inputs: &mut Inputs) -> Result<(), Problem> {
+        for server in &file.name_server {
+            let name = server.name.get_ref();
+            if inputs.members.iter().any(|member| member.name == *name) {
+                return Err(self.problem(&server.name, "there are two of this name"));
+            }
+            if server.v4.is_none() && server.v6.is_none() {
+                return Err(self.problem(&server.name, "a name server needs `v4` or `v6`"));
+            }
+            let region = file.region.first().map(|region| region.name.get_ref().clone());
+            let Some(region) = region else { return Ok(()) };
+            let mut member =
+                member(&file.origin, name.clone(), region, Role::Redirector, inputs.members.len());
+            (member.public_v4, member.public_v6) = (server.v4, server.v6);
+            inputs.members.push(member);
+        }
+        Ok(())
     }
 
     fn services(
@@ -428,6 +456,32 @@ impl Reader<'_> {
             true => Ok(text),
             false => Err(self.problem(code, format!("{:?} is not {example}", code.get_ref()))),
         }
+    }
+}
+
+/// A healthy member without addresses. Its key is the same each time the file is read, so that clients
+/// stay where they are.
+fn member(zone: &ZoneName, name: MemberName, region: RegionName, role: Role, number: usize) -> MemberInput {
+    let key = ObjectId::of(format!("static member {zone} {name}").as_bytes());
+    MemberInput {
+        id: PublicKey::from_bytes(*key.as_bytes()),
+        serial: Serial(number as u64 + 1),
+        name,
+        region,
+        place: None,
+        roles: vec![role],
+        state: Health::Alive,
+        draining: false,
+        ready: true,
+        load_permille: 0,
+        capacity: Capacity::default(),
+        public_v4: None,
+        public_v6: None,
+        http_port: None,
+        held: Vec::new(),
+        peer_rtts: Vec::new(),
+        certified: true,
+        checks: Vec::new(),
     }
 }
 

@@ -68,7 +68,7 @@ fn what_is_wrong_is_told_with_line_and_column() {
     check("origin = \"x.org\"", "there is no [[region]]: nobody could be led anywhere");
     check(
         "origin = \"x.org\"\nregoin = 1",
-        "2:1: unknown field `regoin`, expected one of `origin`, `redirector`, `dnssec`, `zone`, `region`, `service`, `clients`, `state`, `state_file`",
+        "2:1: unknown field `regoin`, expected one of `origin`, `redirector`, `dnssec`, `zone`, `region`, `name_server`, `service`, `clients`, `state`, `state_file`",
     );
     let one = "origin = \"x.org\"\n[[region]]\nname = \"eu\"\naddresses = [\"192.0.2.1\"]\n";
     let with = |more: &str| format!("{one}{more}");
