@@ -155,6 +155,10 @@ impl Responder {
             if !octets.is_empty() {
                 return self.addresses(asked, octets, choice.scope, out);
             }
+            // Those told have addresses of the other family only.
+            if !self.compiled.records(site, choice.key, 1 + 28 - query.kind).is_empty() {
+                return self.negative(asked, zone_at, ResponseCode::NoError, choice.scope, out);
+            }
         }
         match self.learned.topic(&name, query.kind) {
             Some(topic) => self.learned(asked, topic, out),
@@ -215,18 +219,30 @@ impl Responder {
 
     /// NXDOMAIN, if that name does not exist and the zone says so in one way.
     fn absent(&self, asked: &Asked<'_>, zone_at: usize, out: &mut [u8]) -> Option<Sent> {
-        let negative = self.compiled.negative.as_ref()?;
-        if !self.bounds(asked, true).admit(negative.shape) {
-            return None;
-        }
+        self.compiled.negative.as_ref()?;
         let name = wire_name(&asked.packet[HEADER_LEN..][..asked.query.name_len])?;
         if Answerer::new(&self.compiled.view).subject(&name, asked.query.kind.into()).is_some() {
             return None;
         }
+        self.negative(asked, zone_at, ResponseCode::NXDomain, 0, out)
+    }
+
+    /// RFC 2308, 2: nothing but the SOA.
+    fn negative(
+        &self,
+        asked: &Asked<'_>,
+        zone_at: usize,
+        code: ResponseCode,
+        scope: u8,
+        out: &mut [u8],
+    ) -> Option<Sent> {
+        let negative = self.compiled.negative.as_ref()?;
+        if !self.bounds(asked, true).admit(negative.shape) {
+            return None;
+        }
         let mut octets = [0; NEGATIVE_LEN_MAX];
         let octets = negative.at(zone_at, &mut octets);
-        let (code, counts) = (ResponseCode::NXDomain, [0, 1, 0]);
-        self.write(asked, Records { code, authoritative: true, counts, octets, scope: 0 }, out)
+        self.write(asked, Records { code, authoritative: true, counts: [0, 1, 0], octets, scope }, out)
     }
 
     /// Asks the general path, and learns from it.

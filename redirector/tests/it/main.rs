@@ -1,6 +1,7 @@
 //! The redirector over real sockets.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod corpus;
 mod flood;
 mod process;
 mod restart;
