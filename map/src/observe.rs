@@ -27,6 +27,8 @@ const STRAY_DEVIATIONS: u32 = 5;
 /// …and than this share of the median, as a divisor, and this, µs.
 const STRAY_SHARE: u32 = 3;
 const STRAY_US: u32 = 10_000;
+/// A member's words are judged as a whole from so many on.
+const WORDS_MIN: usize = 8;
 /// What a place weighs against a prefix' own samples: as two recent ones.
 const PLACE_WEIGHT: u64 = 16;
 
@@ -87,15 +89,38 @@ struct Prefix {
     stray: bool,
 }
 
+/// What a member's words are worth.
+#[derive(Debug, Default)]
+struct Words {
+    all: usize,
+    /// Those that light forbids, or that others contradict.
+    aside: usize,
+}
+
+impl Words {
+    /// A member of whose words most cannot be true is not believed in the others either. A database
+    /// that is wrong about one prefix in five sets as many of an honest member's aside.
+    fn are_believed(&self) -> bool {
+        self.all < WORDS_MIN || self.aside * 2 <= self.all
+    }
+}
+
 impl Observed {
     pub(crate) fn new(inputs: &Inputs, geo: &GeoDb, estimator: &Estimator) -> Observed {
         let mut prefixes = gather(inputs);
         let place_of = |prefix: &IpNet| geo.lookup(prefix.addr()).map(|(_, place)| place);
         let mut places: BTreeMap<Coordinates, Vec<IpNet>> = BTreeMap::new();
+        let mut words: BTreeMap<u32, Words> = BTreeMap::new();
         for (net, prefix) in &mut prefixes {
+            prefix.rtts.keys().for_each(|member| words.entry(*member).or_default().all += 1);
+            let point = place_of(net).map(Point::new);
+            let (verdict, aside) = physics::settle(estimator, point.as_ref(), &mut prefix.rtts);
+            aside.iter().for_each(|member| words.entry(*member).or_default().aside += 1);
+            prefix.stray = verdict == Verdict::Misplaced;
+        }
+        for (net, prefix) in &mut prefixes {
+            prefix.rtts.retain(|member, _| words.get(member).is_none_or(|words| words.are_believed()));
             let place = place_of(net);
-            let point = place.map(Point::new);
-            prefix.stray = physics::settle(estimator, point.as_ref(), &mut prefix.rtts) == Verdict::Misplaced;
             if let Some(place) = place.filter(|_| !prefix.stray) {
                 places.entry(place).or_default().push(*net);
             }
@@ -270,6 +295,21 @@ mod tests {
         assert!(stray.stray && stray.nearby.is_empty());
         assert_eq!(stray.observed[&0].rtt_us, 240_000);
         assert!(!client(&observed, 7).stray);
+    }
+
+    #[test]
+    fn who_lies_about_most_is_not_believed_in_the_rest() {
+        // Member 1 claims 1 ms; all but four of the prefixes are in Tokyo, far from it.
+        let mut inputs = inputs(vec![node(1, PARIS.0, PARIS.1), node(2, 35.7, 139.7)]);
+        let liar = inputs.members[0].id;
+        inputs.observations = (0..20).filter_map(|n| Some((liar, ms(n, 1)?))).collect();
+        let at = |n| if n < 4 { (PARIS.0, PARIS.1) } else { (35.7, 139.7) };
+        let place = |n| Coordinates::new(at(n).0, at(n).1).unwrap();
+        let geo = GeoDb::from_networks((0..20).map(|n| (net(n), place(n))));
+        let observed = |inputs: &Inputs| Observed::new(inputs, &geo, &Estimator::new(inputs));
+        assert!(observed(&inputs).of(&net(0), Some(place(0))).observed.is_empty(), "though it may be true");
+        inputs.observations.truncate(7);
+        assert!(!observed(&inputs).of(&net(0), Some(place(0))).observed.is_empty(), "three of seven");
     }
 
     #[test]

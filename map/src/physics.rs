@@ -33,7 +33,8 @@ pub(crate) enum Verdict {
 
 /// Settles the claims about a client that a database places at `place`: what is set aside is raised
 /// to what light allows, or dropped where nothing says which of two is wrong.
-pub(crate) fn settle(estimator: &Estimator, place: Option<&Point>, rtts: &mut Rtts) -> Verdict {
+/// Also tells whose claims these are.
+pub(crate) fn settle(estimator: &Estimator, place: Option<&Point>, rtts: &mut Rtts) -> (Verdict, Vec<u32>) {
     let mut aside: Vec<u32> = Vec::new();
     let mut dropped: Vec<u32> = Vec::new();
     let mut place = place;
@@ -81,7 +82,7 @@ pub(crate) fn settle(estimator: &Estimator, place: Option<&Point>, rtts: &mut Rt
     rtts.retain(|member, _| !dropped.contains(member));
     let standing: Vec<(u32, u32)> =
         rtts.iter().filter(|(m, _)| !aside.contains(m)).map(|(m, measured)| (*m, measured.rtt_us)).collect();
-    for member in aside {
+    for member in aside.iter().copied() {
         let others = standing.iter().map(|(other, rtt)| apart(estimator, member, *other) - f64::from(*rtt));
         let least = place.map(|place| away(estimator, member, place)).into_iter().chain(others);
         let least = least.fold(0.0, f64::max).round() as u32;
@@ -90,7 +91,8 @@ pub(crate) fn settle(estimator: &Estimator, place: Option<&Point>, rtts: &mut Rt
             measured.raised = true;
         }
     }
-    verdict
+    aside.extend(dropped);
+    (verdict, aside)
 }
 
 /// The least time from one member to another and back, µs.
@@ -128,7 +130,7 @@ mod tests {
             .zip(claims)
             .filter_map(|(n, ms)| Some((n, Measured::one(&ClientRtt::new(prefix, ms? * 1000)))))
             .collect();
-        let verdict = settle(&Estimator::new(&inputs), place.as_ref(), &mut rtts);
+        let (verdict, _) = settle(&Estimator::new(&inputs), place.as_ref(), &mut rtts);
         (verdict, (0..4).map(|n| Some(rtts.get(&n)?.rtt_us / 1000)).collect())
     }
 
