@@ -84,6 +84,17 @@ def read(m):
     return regions, scope
 
 
+def truth(data):
+    """by family first address, last address and region of each prefix; and the prefixes"""
+    tables, prefixes = {4: [], 6: []}, []
+    for line in open(os.path.join(data, "truth.tsv")):
+        prefix, region = line.split()
+        net = ipaddress.ip_network(prefix)
+        tables[net.version].append((int(net.network_address), int(net.broadcast_address), int(region)))
+        prefixes.append(net)
+    return tables, prefixes
+
+
 def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("data")
@@ -94,12 +105,7 @@ def main():
     arguments.add_argument("--seed", type=int, default=1)
     a = arguments.parse_args()
     rng = random.Random(a.seed)
-    tables, prefixes = {4: [], 6: []}, []
-    for line in open(os.path.join(a.data, "truth.tsv")):
-        prefix, region = line.split()
-        net = ipaddress.ip_network(prefix)
-        tables[net.version].append((int(net.network_address), int(net.broadcast_address), int(region)))
-        prefixes.append(net)
+    tables, prefixes = truth(a.data)
     runs = {4: Runs(tables[4], 32), 6: Runs(tables[6], 128)}
 
     def clients():
@@ -156,4 +162,5 @@ def main():
     sys.exit(1 if wrong or unsound or lost or not asked else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()
