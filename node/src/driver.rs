@@ -8,6 +8,7 @@
 
 use crate::clock;
 use crate::metrics::Metrics;
+use crate::quiet::Quiet;
 use crate::records::Records;
 use crate::snapshot::Snapshot;
 use godwit_core::admission::{Admission, Refusal};
@@ -92,6 +93,7 @@ struct Running {
     tell_at: Option<Instant>,
     /// Derives what holds of everybody's services.
     judge: Judge,
+    quiet: Quiet,
 }
 
 impl Driver {
@@ -109,6 +111,7 @@ impl Driver {
             write_again: Instant::now(),
             tell_at: None,
             judge: Judge::default(),
+            quiet: Quiet::default(),
         };
         running.drain().await;
         running.tell();
@@ -186,7 +189,10 @@ impl Running {
             Event::Rtt { peer, rtt } => self.feed(Input::Rtt { peer, rtt }),
             Event::Refused { address, direction, why } => {
                 let source = crate::http::for_log(address.ip());
-                tracing::warn!(source, ?direction, why, "a peer was refused");
+                let what = format!("{source} {direction:?} {why}");
+                if let Some(more) = self.quiet.say(std::time::Instant::now(), what) {
+                    tracing::warn!(source, ?direction, why, more, "a peer was refused");
+                }
             }
             Event::DialFailed { peer, addresses, why } => {
                 tracing::debug!(peer = peer.map(|peer| peer.short()), ?addresses, why, "dialling failed");
@@ -379,7 +385,7 @@ impl Running {
         }
     }
 
-    fn note(&self, note: &Note) {
+    fn note(&mut self, note: &Note) {
         match note {
             Note::StateChanged { member, from, to } => {
                 let name = self.driver.member.view().member(*member);
@@ -388,9 +394,17 @@ impl Running {
             }
             Note::RecordRefused { from, key, why } => {
                 let from = from.map(|from| from.short());
-                tracing::warn!(from, ?key, why = why.as_str(), "a record was refused");
+                let what = format!("{from:?} {}", why.as_str());
+                if let Some(more) = self.quiet.say(std::time::Instant::now(), what) {
+                    tracing::warn!(from, ?key, why = why.as_str(), more, "a record was refused");
+                }
             }
-            Note::Malformed { from } => tracing::warn!(from = from.short(), "a malformed message"),
+            Note::Malformed { from } => {
+                let what = format!("{} malformed", from.short());
+                if let Some(more) = self.quiet.say(std::time::Instant::now(), what) {
+                    tracing::warn!(from = from.short(), more, "a malformed message");
+                }
+            }
             Note::VersionLost { site, number } => {
                 tracing::warn!(%site, %number, "a version published here lost to another of its number");
             }

@@ -14,7 +14,8 @@ mod site;
 mod tell;
 mod watch;
 
-pub use config::{CheckConfig, CheckKind, HealthConfig, ServiceConfig, WhenAllDown};
+pub use config::{HealthConfig, ServiceConfig};
+pub use godwit_probe::config::{CheckConfig, CheckKind, WhenAllDown};
 pub(crate) use site::SiteProbes;
 pub(crate) use tell::{HealthMetrics, agreed_name, opinion_name};
 pub(crate) use watch::{Vantages, watch};

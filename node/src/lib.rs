@@ -50,6 +50,7 @@ mod http;
 mod mark;
 mod metrics;
 mod placement;
+mod quiet;
 mod receiving;
 mod recent;
 mod records;

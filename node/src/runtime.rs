@@ -29,7 +29,7 @@ use godwit_core::certificate::{Invalid, MemberCertificate, Role};
 use godwit_core::challenge::Challenge;
 use godwit_core::demand::Capacity;
 use godwit_core::health::Judge;
-use godwit_core::member::{Input, Member, OwnEntry, Timing};
+use godwit_core::member::{Input, Member, OwnEntry, State, Timing};
 use godwit_core::record::Record;
 use godwit_overlay::{Limits, Overlay, Paths};
 use godwit_probe::Prober;
@@ -464,6 +464,20 @@ impl Runtime {
     /// The values for certificate authorities that the network knows of, as they change.
     pub fn challenges(&self) -> Challenges {
         Challenges { snapshots: self.snapshots.clone(), known: None }
+    }
+
+    /// Waits until this member learns that it was revoked; for ever if it was not. What it says
+    /// counts for nobody then, so it had better say nothing.
+    pub fn revoked(&self) -> impl Future<Output = ()> + use<> {
+        let mut snapshots = self.snapshots.clone();
+        async move {
+            let revoked = |snapshot: &Arc<Snapshot>| {
+                snapshot.members.values().any(|known| known.own && known.state == State::Revoked)
+            };
+            if snapshots.wait_for(revoked).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Reads the GeoIP database again; a broken one leaves the one in use.

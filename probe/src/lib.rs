@@ -14,6 +14,7 @@
 //! A hand: it decides nothing. What is asked, how often, and what follows is for
 //! [`godwit_core::health::Checker`]; [`Runner`] drives that machine with whatever makes its probes.
 //!
+//! - [`config`]: how checks are written in configurations.
 //! - [`http`]: one HTTP/1.1 request on a connection of its own, over TLS where asked. Redirects are
 //!   answers. At most [`http::BODY_READ_MAX`] bytes of a body and 32 KiB of header are read, and
 //!   [`PROBES_MAX`] probes are made at once.
@@ -28,6 +29,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+pub mod config;
 pub mod http;
 mod runner;
 pub mod tls;

@@ -58,9 +58,10 @@ pub struct Runner<V> {
 type Ended = (Target, u64, Check, Result<Duration, Fault>);
 
 impl<V: Vantage> Runner<V> {
-    /// Runs until it is stopped, or nobody can tell it targets any more.
+    /// Runs until it is stopped.
     pub async fn run(mut self) {
         let mut checker = Checker::new(self.seed);
+        let mut told = true;
         let mut flights: FuturesUnordered<BoxFuture<'static, Ended>> = FuturesUnordered::new();
         let targets = self.targets.borrow_and_update().clone();
         checker.handle((self.clock)(), Input::Targets(targets));
@@ -69,9 +70,13 @@ impl<V: Vantage> Runner<V> {
             let wake = checker.next_deadline().map_or(IDLE, |deadline| deadline.since((self.clock)()));
             let input = tokio::select! {
                 () = self.stop.cancelled() => return,
-                changed = self.targets.changed() => match changed {
+                changed = self.targets.changed(), if told => match changed {
                     Ok(()) => Input::Targets(self.targets.borrow_and_update().clone()),
-                    Err(_) => return,
+                    // Nobody can change them any more: they stay.
+                    Err(_) => {
+                        told = false;
+                        continue;
+                    }
                 },
                 Some(ended) = flights.next(), if !flights.is_empty() => self.input(ended),
                 () = tokio::time::sleep(wake) => Input::Timer,

@@ -28,9 +28,11 @@
 //! - [`file`]: the file's form; what is wrong with it is told with line and column.
 //! - [`lists`]: names and prefixes that stand in files of their own.
 //! - [`plan`]: the file checked, and turned into the map's inputs.
+//! - [`checks`]: whether addresses work, found out from here.
 //! - [`state`]: which regions and addresses are drained or down, now.
 //! - [`keeper`]: follows file, lists and state while the zone is served.
 
+mod checks;
 mod file;
 mod keeper;
 mod lists;
@@ -93,7 +95,7 @@ impl StaticZone {
         &self.view
     }
 
-    /// The zone's view, and who keeps it up to date.
+    /// The zone's view, and who keeps it up to date. Its checks begin with [`Keeper::first_round`].
     pub fn into_view(self) -> (SharedView, Keeper) {
         let StaticZone { plan, geo, view } = self;
         let generations: Shared = Arc::new(ArcSwap::new(view.generation));

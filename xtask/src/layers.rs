@@ -25,7 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("probe", &["core"]),
     ("node", &["core", "map", "store", "overlay", "net", "probe"]),
     ("dns-plugin", &["core", "map"]),
-    ("redirector", &["core", "map", "net", "dns-plugin"]),
+    ("redirector", &["core", "map", "net", "dns-plugin", "probe"]),
     ("testbed", &["core", "map", "net", "sim"]),
     ("cli", &["core", "map", "store", "overlay", "net", "node", "dns-plugin", "redirector", "testbed"]),
     ("benches", &["core", "map", "sim", "store", "overlay", "net", "node", "dns-plugin", "redirector"]),

@@ -103,6 +103,7 @@ impl Run {
         let reloaded = reload_gauge(&runtime.registry());
         let mut current = config;
         let mut remember = pin!(remember::members(runtime.client(), dir));
+        let mut revoked = pin!(runtime.revoked());
         // Not there any more once a successor has it.
         let mut runtime = Some(runtime);
         let mut outcome = Ok(());
@@ -113,6 +114,14 @@ impl Run {
                 succession = succession(&mut redirector) => Asked::Succession(succession),
                 Some(reply) = asked_to_reload.recv() => Asked::Reload(Some(reply)),
                 () = &mut remember => continue,
+                () = &mut revoked, if redirector.is_some() => {
+                    // Its map is no map of the network any more; resolvers ask the other servers.
+                    if let Some(redirector) = redirector.take() {
+                        tracing::error!("this member was revoked: it answers no names any more");
+                        redirector.shutdown().await;
+                    }
+                    continue;
+                }
             };
             match asked {
                 Asked::Stop => break,

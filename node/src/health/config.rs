@@ -1,11 +1,11 @@
 //! How this member's services are to be checked by others, and what follows from it.
 
 use crate::config::BadValue;
-use godwit_core::health::{Check, HttpProbe, Method, Pace, Probe, StatusRange, Tls};
-use godwit_core::name::{CheckName, SiteName};
+use godwit_core::health::{Check, Pace, Probe};
+use godwit_core::name::CheckName;
+use godwit_probe::config::{CheckConfig, WhenAllDown};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// The name of the check of the data path, which needs no configuration.
@@ -66,71 +66,6 @@ impl Default for HealthConfig {
     }
 }
 
-/// One service of this host that others check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CheckConfig {
-    /// Its name: letters, digits, hyphens.
-    #[schemars(with = "String")]
-    pub name: CheckName,
-    /// What is asked.
-    pub kind: CheckKind,
-    /// The port. Default: 80 for `http`, 443 for `https`; `tcp` needs one.
-    #[serde(default)]
-    pub port: Option<u16>,
-    /// `GET`, `HEAD` or `OPTIONS`.
-    #[serde(default)]
-    #[schemars(with = "String")]
-    pub method: Method,
-    /// The path, from its slash. Default `/`.
-    #[serde(default = "root")]
-    pub path: String,
-    /// `Host`, and the name that the certificate must be for. Default: the address.
-    #[serde(default)]
-    pub host: Option<String>,
-    /// The status codes that are right, each `"204"` or `"200-299"`, at most 8. Default: 200 to 399.
-    #[serde(default)]
-    pub status: Vec<String>,
-    /// What the first 64 KiB of the body must contain, at most 128 bytes.
-    #[serde(default)]
-    pub body: Option<String>,
-    /// Whether the certificate must hold (`https`). Default true.
-    #[serde(default = "yes")]
-    pub tls_verify: bool,
-    /// The authority that the certificate must lead to, PEM or DER, at most 2 KiB as DER; it is sent
-    /// to the vantages. Default: the vantage's own roots.
-    #[serde(default)]
-    pub tls_ca: Option<PathBuf>,
-    /// The sites that depend on it. Default: all that this member serves.
-    #[serde(default)]
-    #[schemars(with = "Vec<String>")]
-    pub sites: Vec<SiteName>,
-    /// In place of `health.period_ms`.
-    #[serde(default)]
-    pub period_ms: Option<u32>,
-    /// In place of `health.timeout_ms`.
-    #[serde(default)]
-    pub timeout_ms: Option<u32>,
-    /// In place of `health.fall`.
-    #[serde(default)]
-    pub fall: Option<u8>,
-    /// In place of `health.rise`.
-    #[serde(default)]
-    pub rise: Option<u8>,
-}
-
-/// What is asked of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum CheckKind {
-    /// A TCP connection.
-    Tcp,
-    /// A request over HTTP.
-    Http,
-    /// A request over HTTP within TLS.
-    Https,
-}
-
 /// How one service is answered for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -138,25 +73,6 @@ pub struct ServiceConfig {
     /// What is answered when the checks of all its members fail: `static`, as if the checks were
     /// wrong, or `closed`, SERVFAIL. Set it alike on all redirectors.
     pub when_all_down: WhenAllDown,
-}
-
-/// What is answered when all checks fail.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum WhenAllDown {
-    /// As if the checks were wrong, which they more often are.
-    #[default]
-    Static,
-    /// Nothing: SERVFAIL, so that resolvers ask another name server or serve what they have.
-    Closed,
-}
-
-fn root() -> String {
-    "/".into()
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl HealthConfig {
@@ -168,7 +84,7 @@ impl HealthConfig {
         });
         let mut checks = site.transpose()?.into_iter().collect::<Vec<_>>();
         for config in &self.check {
-            checks.push(config.draft(self.pace())?);
+            checks.push(config.draft(self.pace()).map_err(|problem| bad("health.check", problem))?);
         }
         Ok(checks)
     }
@@ -189,6 +105,8 @@ impl HealthConfig {
 
     /// Says what cannot work.
     pub(crate) fn check(&self) -> Result<(), BadValue> {
+        // Before the checks, so that what is wrong is said of the right section.
+        self.pace_holds()?;
         let checks = self.drafts(true)?;
         if checks.len() > godwit_core::health::CHECKS_MAX {
             return Err(bad("health.check", "has more than 7 checks"));
@@ -200,11 +118,6 @@ impl HealthConfig {
                 "health.check",
                 format!("{} is named twice (\"site\" is the data path)", pair[0]),
             ));
-        }
-        // Once without any further check, so that what is wrong is said of the right section.
-        self.pace_holds()?;
-        for check in &checks {
-            check.validate().map_err(|problem| bad("health.check", format!("{}: {problem}", check.name)))?;
         }
         Ok(())
     }
@@ -230,71 +143,12 @@ impl HealthConfig {
     pub(crate) fn checks(&self, node: bool) -> Result<Vec<Check>, BadValue> {
         let mut checks = self.drafts(node)?;
         for check in &mut checks {
-            let config = self.check.iter().find(|config| config.name == check.name);
-            let Some(path) = config.and_then(|config| config.tls_ca.as_ref()) else { continue };
-            let wrong = |problem: String| bad("health.check", format!("{}: tls_ca: {problem}", check.name));
-            let authority = godwit_probe::tls::read_authority(path).map_err(wrong)?;
-            if let Probe::Http(http) = &mut check.probe {
-                http.tls = Some(Tls::Authority(authority));
+            if let Some(config) = self.check.iter().find(|config| config.name == check.name) {
+                *check = config.check(self.pace()).map_err(|problem| bad("health.check", problem))?;
             }
-            let wrong = |problem| bad("health.check", format!("{}: {problem}", check.name));
-            check.validate().map_err(wrong)?;
         }
         Ok(checks)
     }
-}
-
-impl CheckConfig {
-    fn draft(&self, pace: Pace) -> Result<Check, BadValue> {
-        let ms = |ms: u32| Duration::from_millis(ms.into());
-        let period = self.period_ms.map_or(pace.period, ms);
-        let pace = Pace {
-            period,
-            fast: pace.fast.min(period),
-            timeout: self.timeout_ms.map_or(pace.timeout, ms),
-            fall: self.fall.unwrap_or(pace.fall),
-            rise: self.rise.unwrap_or(pace.rise),
-            ..pace
-        };
-        let wrong = |problem: &str| bad("health.check", format!("{}: {problem}", self.name));
-        let tls = match (self.kind, self.tls_verify) {
-            (CheckKind::Https, true) => Some(Tls::Roots),
-            (CheckKind::Https, false) => Some(Tls::Unverified),
-            (CheckKind::Http | CheckKind::Tcp, _) => None,
-        };
-        if self.tls_ca.is_some() && !matches!(tls, Some(Tls::Roots)) {
-            return Err(wrong("tls_ca needs the kind https, and tls_verify"));
-        }
-        let port = match (self.port, self.kind) {
-            (Some(port), _) => port,
-            (None, CheckKind::Http) => 80,
-            (None, CheckKind::Https) => 443,
-            (None, CheckKind::Tcp) => return Err(wrong("a check of the kind tcp needs a port")),
-        };
-        let probe = match self.kind {
-            CheckKind::Tcp => Probe::Tcp { port },
-            CheckKind::Http | CheckKind::Https => Probe::Http(Box::new(HttpProbe {
-                tls,
-                port,
-                method: self.method,
-                path: self.path.clone(),
-                host: self.host.clone(),
-                status: self.status.iter().map(|text| range(text)).collect::<Option<_>>().ok_or_else(
-                    || wrong("status is a list of codes like \"204\" and ranges like \"200-299\""),
-                )?,
-                body: self.body.clone(),
-            })),
-        };
-        let mut sites = self.sites.clone();
-        sites.sort();
-        sites.dedup();
-        Ok(Check { name: self.name.clone(), probe, pace, sites })
-    }
-}
-
-fn range(text: &str) -> Option<StatusRange> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    Some(StatusRange { first: first.trim().parse().ok()?, last: last.trim().parse().ok()? })
 }
 
 fn bad(key: &'static str, problem: impl Into<String>) -> BadValue {
@@ -304,6 +158,7 @@ fn bad(key: &'static str, problem: impl Into<String>) -> BadValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use godwit_core::health::Tls;
 
     fn config(json: &str) -> HealthConfig {
         serde_json::from_str(json).unwrap()

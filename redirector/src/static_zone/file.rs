@@ -10,6 +10,7 @@ use super::state::State;
 use crate::{Config, DnssecConfig};
 use godwit_core::name::{MemberName, RegionName, SiteName, ZoneName};
 use godwit_dns_plugin::zone::config::ZoneConfig;
+use godwit_probe::config::{CheckConfig, WhenAllDown};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -55,6 +56,9 @@ pub(crate) struct File {
     pub(crate) state: BTreeMap<Spanned<String>, State>,
     /// A file with more of those, which is watched.
     pub(crate) state_file: Option<PathBuf>,
+    /// How every address is checked, as `[[health.check]]` of a member's configuration.
+    #[serde(default)]
+    pub(crate) check: Vec<Spanned<CheckConfig>>,
 }
 
 /// A set of addresses that belong together: a data centre.
@@ -94,6 +98,9 @@ pub(crate) struct Service {
     pub(crate) names: Vec<Spanned<String>>,
     /// A file with more of those, one in a line.
     pub(crate) names_file: Option<PathBuf>,
+    /// What is answered when the checks of all its addresses fail: `static` or `closed`.
+    #[serde(default)]
+    pub(crate) when_all_down: WhenAllDown,
 }
 
 /// Who goes where.

@@ -3,10 +3,12 @@
 //! The state file is looked at four times a second, because a drain is urgent; the zone's file and
 //! its lists are read again when asked for (SIGHUP). Compiling happens on a thread of its own, and
 //! what is compiled is swapped in whole: no query waits, and none sees half of it. A file that is
-//! wrong changes nothing.
+//! wrong changes nothing. What the checks find is taken like a state that somebody has set.
 
+use super::checks::{self, Checks};
 use super::plan::Plan;
 use super::problem::Problem;
+use godwit_core::health::Verdict;
 use godwit_dns_plugin::SharedView;
 use godwit_map::{Generation, GeoDb, Shared};
 use std::os::unix::fs::MetadataExt;
@@ -26,6 +28,11 @@ pub struct Keeper {
     view: SharedView,
     reload: Reload,
     seen: Option<Fingerprint>,
+    checks: Option<Checks>,
+    /// What the checks had found when the present generation was made.
+    found: Vec<Verdict>,
+    /// Whether a file that was read again wants other checks.
+    checks_anew: bool,
 }
 
 /// Asks a [`Keeper`] to read everything again. Cheap to clone.
@@ -58,7 +65,8 @@ impl Fingerprint {
 impl Keeper {
     pub(crate) fn new(plan: Plan, geo: GeoDb, generations: Shared, view: SharedView) -> Keeper {
         // Whatever the state file was when the first generation was made, it is looked at again.
-        Keeper { plan, geo, generations, view, reload: Reload::default(), seen: None }
+        let (reload, found) = (Reload::default(), Vec::new());
+        Keeper { plan, geo, generations, view, reload, seen: None, checks: None, found, checks_anew: false }
     }
 
     /// How to ask it for a reload.
@@ -66,14 +74,33 @@ impl Keeper {
         self.reload.clone()
     }
 
-    /// Follows the files for ever; ends when dropped.
+    /// Begins to check addresses and waits until all were asked once, or for five seconds: so that
+    /// the first answer is not one that names a dead address. To be called before anything is
+    /// answered; without checks it returns at once.
+    pub async fn first_round(&mut self) {
+        self.start_checks();
+        if let Some(checks) = &mut self.checks {
+            checks.first_round().await;
+            self.take_states();
+        }
+    }
+
+    fn start_checks(&mut self) {
+        self.checks = self.plan.check_plan().start();
+    }
+
+    /// Follows the files and what the checks find for ever; ends when dropped.
     pub async fn run(mut self) {
+        if self.checks.is_none() {
+            self.start_checks();
+        }
         let mut look = tokio::time::interval(LOOK_PERIOD);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let reload = self.reload.clone();
         loop {
             let step: fn(&mut Keeper) = tokio::select! {
                 () = reload.0.notified() => Keeper::read_again,
+                () = changed(&mut self.checks, &self.found) => Keeper::take_states,
                 _ = look.tick() => {
                     if !self.is_state_new() {
                         continue;
@@ -90,6 +117,9 @@ impl Keeper {
                 Ok(keeper) => keeper,
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             };
+            if std::mem::take(&mut self.checks_anew) {
+                self.start_checks();
+            }
         }
     }
 
@@ -98,6 +128,7 @@ impl Keeper {
     }
 
     fn take_states(&mut self) {
+        self.found = self.checks.as_ref().map(Checks::verdicts).unwrap_or_default();
         self.seen = self.plan.state_file().and_then(Fingerprint::of);
         match self.compute() {
             Ok(generation) => self.generations.store(Arc::new(generation)),
@@ -109,6 +140,7 @@ impl Keeper {
         let states = self.plan.states()?;
         let previous = self.generations.load_full();
         let mut inputs = states.apply(self.plan.inputs());
+        checks::apply(&mut inputs, self.plan.checks(), &self.found);
         inputs.number = previous.number() + 1;
         tracing::info!(generation = inputs.number, states = ?states.0, "a new generation of the map");
         Ok(Generation::compute(&inputs, &self.geo, Some(&previous)))
@@ -132,6 +164,7 @@ impl Keeper {
         match self.compute() {
             Ok(generation) => {
                 self.view.set(Arc::new(generation), zone);
+                self.checks_anew = self.plan.check_plan() != plan.check_plan();
                 Ok(())
             }
             Err(problem) => {
@@ -139,5 +172,13 @@ impl Keeper {
                 Err(problem)
             }
         }
+    }
+}
+
+/// Waits until the checks find something else than `found`; for ever without checks.
+async fn changed(checks: &mut Option<Checks>, found: &[Verdict]) {
+    match checks {
+        Some(checks) => checks.changed(found).await,
+        None => std::future::pending().await,
     }
 }

@@ -1,5 +1,6 @@
 //! The file checked, and turned into what the map takes.
 
+use super::checks::{self, CheckPlan};
 use super::file::{self, Areas, File, Region, find};
 use super::lists::{parse_prefix, read_names, read_prefixes};
 use super::problem::Problem;
@@ -9,12 +10,14 @@ use godwit_core::certificate::{Role, Serial};
 use godwit_core::content::{ObjectId, VersionNumber};
 use godwit_core::demand::Capacity;
 use godwit_core::geo::Coordinates;
+use godwit_core::health::Check;
 use godwit_core::key::PublicKey;
 use godwit_core::name::{MemberName, RegionName, SiteName, ZoneName};
 use godwit_dns_plugin::zone::config::{Alias, ZoneConfig};
 use godwit_dns_plugin::{Zone, ZoneError};
 use godwit_map::rules::{Area, RulesError, TOLD_MAX};
 use godwit_map::{GeoDb, Health, Hosting, Inputs, MemberInput, Rules, Service, SiteInput};
+use godwit_probe::config::{CheckConfig, WhenAllDown};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -32,6 +35,8 @@ pub struct Plan {
     geoip: Option<PathBuf>,
     states: States,
     state_file: Option<PathBuf>,
+    checks: Vec<Check>,
+    check_plan: CheckPlan,
     /// Taken when the zone is made of it.
     zone: Option<ZoneParts>,
 }
@@ -71,7 +76,18 @@ impl Plan {
         dnssec
             .check(ttl_max)
             .map_err(|(key, problem)| Problem::with(path, format!("dnssec.{key}: {problem}")))?;
+        let checks = reader.checks(&file)?;
+        let check_plan = CheckPlan::new(path, &checks, &inputs.members)?;
+        inputs.closed = file
+            .service
+            .iter()
+            .filter(|service| service.when_all_down == WhenAllDown::Closed)
+            .map(|service| service.name.get_ref().clone())
+            .collect();
+        inputs.closed.sort();
         let plan = Plan {
+            checks,
+            check_plan,
             path: path.to_owned(),
             redirector: file.redirector,
             dnssec,
@@ -91,6 +107,16 @@ impl Plan {
     /// The zone's file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What is checked.
+    pub(crate) fn checks(&self) -> &[Check] {
+        &self.checks
+    }
+
+    /// Which addresses are checked, and how.
+    pub(crate) fn check_plan(&self) -> &CheckPlan {
+        &self.check_plan
     }
 
     /// The inputs of the map with everything up.
@@ -206,6 +232,25 @@ impl Reader<'_> {
     /// A path that is relative to the file's folder.
     fn beside(&self, path: &Path) -> PathBuf {
         self.path.parent().map_or_else(|| path.to_owned(), |folder| folder.join(path))
+    }
+
+    fn checks(&self, file: &File) -> Result<Vec<Check>, Problem> {
+        let mut checks: Vec<Check> = Vec::new();
+        for spanned in &file.check {
+            let config = spanned.get_ref();
+            let tls_ca = config.tls_ca.as_ref().map(|path| self.beside(path));
+            let config = CheckConfig { tls_ca, ..config.clone() };
+            let check = config.check(checks::pace()).map_err(|problem| self.problem(spanned, problem))?;
+            if checks.iter().any(|other| other.name == check.name) {
+                return Err(self.problem(spanned, format!("there are two checks named {}", check.name)));
+            }
+            let known = |site: &&SiteName| file.service.iter().any(|service| service.name.get_ref() == *site);
+            if let Some(site) = check.sites.iter().find(|site| !known(site)) {
+                return Err(self.problem(spanned, format!("there is no service {site}")));
+            }
+            checks.push(check);
+        }
+        Ok(checks)
     }
 
     fn regions(&self, regions: &[Region]) -> Result<BTreeSet<RegionName>, Problem> {

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use tokio::net::UdpSocket;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::{Duration, Instant, sleep};
 
 const ZONE: &str = r#"
@@ -142,7 +142,8 @@ async fn serve(zone: &str) -> Serving {
     let (folder, path) = written(zone);
     let zone = StaticZone::open(&path).unwrap();
     let config = zone.config().clone();
-    let (view, keeper): (_, Keeper) = zone.into_view();
+    let (view, mut keeper): (_, Keeper) = zone.into_view();
+    keeper.first_round().await;
     let reload = keeper.reload();
     let running = Redirector::start(config, view, &mut Registry::default()).await.unwrap();
     Serving { folder, running, keeper: tokio::spawn(keeper.run()), reload }
@@ -180,6 +181,16 @@ impl Serving {
             })
         });
         (addresses, subnet.unwrap())
+    }
+
+    /// The response code of a query without options.
+    async fn code(&self, name: &str) -> hickory_proto::op::ResponseCode {
+        let mut message = Message::new(8, MessageType::Query, OpCode::Query);
+        let name = Name::from_ascii(format!("{name}.svc.example.org.")).unwrap();
+        message.add_query(Query::query(name, RecordType::A));
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.send_to(&message.to_vec().unwrap(), self.running.addresses()[0]).await.unwrap();
+        Message::from_vec(&receive(&socket).await).unwrap().metadata.response_code
     }
 
     async fn wait_for(&self, name: &str, client: &str, expected: &[&str]) {
@@ -256,4 +267,73 @@ async fn a_reload_takes_in_another_file_and_leaves_a_wrong_one() {
     zone.wait_for("shop", "203.0.113.0/25", &[]).await;
     assert!(!zone.keeper.is_finished());
     zone.running.shutdown().await;
+}
+
+/// A listener on each of the two addresses at one port, and the zone whose file checks that.
+async fn checked(when_all_down: &str) -> (String, [TcpListener; 2]) {
+    let (one, two) = loop {
+        let one = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // Another program may have the port on the other address.
+        if let Ok(two) = TcpListener::bind(("127.0.0.2", one.local_addr().unwrap().port())).await {
+            break (one, two);
+        }
+    };
+    let port = one.local_addr().unwrap().port();
+    let zone = format!(
+        r#"
+origin = "svc.example.org"
+[redirector]
+listen = ["127.0.0.1:0"]
+workers = 1
+[[region]]
+name = "eu"
+addresses = ["127.0.0.1"]
+[[region]]
+name = "us"
+addresses = ["127.0.0.2"]
+[[service]]
+name = "www"
+when_all_down = "{when_all_down}"
+[[check]]
+name = "web"
+kind = "tcp"
+port = {port}
+period_ms = 1000
+timeout_ms = 1000
+[clients]
+default = ["eu", "us"]
+"#
+    );
+    (zone, [one, two])
+}
+
+#[tokio::test]
+async fn the_first_answer_knows_what_is_down_and_later_ones_what_came_back() {
+    let (text, [eu, us]) = checked("static").await;
+    let address = eu.local_addr().unwrap();
+    drop(eu);
+    let zone = serve(&text).await;
+    let client = "192.0.2.9/24";
+    assert_eq!(zone.ask("www", RecordType::A, client).await.0, ["127.0.0.2"]);
+    let _eu = TcpListener::bind(address).await.unwrap();
+    zone.wait_for("www", client, &["127.0.0.1"]).await;
+    drop(us);
+}
+
+#[tokio::test]
+async fn a_service_that_is_to_be_closed_fails_when_everything_is_down() {
+    let (text, listeners) = checked("closed").await;
+    let zone = serve(&text).await;
+    let client = "192.0.2.9/24";
+    assert_eq!(zone.ask("www", RecordType::A, client).await.0, ["127.0.0.1"]);
+    drop(listeners);
+    zone.wait_for("www", client, &[]).await;
+    assert_eq!(zone.code("www").await, hickory_proto::op::ResponseCode::ServFail);
+}
+
+#[test]
+fn checks_that_cannot_be_made_are_pointed_at() {
+    let with = |check: &str| format!("{ZONE}[[check]]\n{check}\n");
+    check(&with("name = \"web\"\nkind = \"tcp\""), "26:1: web: a check of the kind tcp needs a port");
+    check(&with("name = \"web\"\nkind = \"http\"\nsites = [\"mail\"]"), "26:1: there is no service mail");
 }
