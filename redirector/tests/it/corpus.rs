@@ -1,6 +1,6 @@
 //! Packets that were found to be interesting, through both paths.
 //!
-//! Each file of the corpus is one packet. The fuzzer keeps what it finds there; a packet that once
+//! Each file of the corpus is one packet; a packet that once
 //! broke something stays.
 
 use godwit_core::time::Time;
