@@ -56,7 +56,9 @@ impl Redirector {
 async fn serve(zone: StaticZone) -> Outcome {
     let mut signals = Signals::new()?;
     let (config, dnssec) = (zone.config().clone(), zone.dnssec().clone());
-    let (view, keeper) = zone.into_view();
+    let (view, mut keeper) = zone.into_view();
+    // Before anything is answered: the first answer shall not name an address that is down.
+    keeper.first_round().await;
     let reload = keeper.reload();
     let mut registry = Registry::with_prefix("godwit");
     let signing = Signing::start(&dnssec, &view, &mut registry)

@@ -68,7 +68,7 @@ fn what_is_wrong_is_told_with_line_and_column() {
     check("origin = \"x.org\"", "there is no [[region]]: nobody could be led anywhere");
     check(
         "origin = \"x.org\"\nregoin = 1",
-        "2:1: unknown field `regoin`, expected one of `origin`, `redirector`, `dnssec`, `zone`, `region`, `name_server`, `service`, `clients`, `state`, `state_file`",
+        "2:1: unknown field `regoin`, expected one of `origin`, `redirector`, `dnssec`, `zone`, `region`, `name_server`, `service`, `clients`, `state`, `state_file`, `check`",
     );
     let one = "origin = \"x.org\"\n[[region]]\nname = \"eu\"\naddresses = [\"192.0.2.1\"]\n";
     let with = |more: &str| format!("{one}{more}");
@@ -334,6 +334,6 @@ async fn a_service_that_is_to_be_closed_fails_when_everything_is_down() {
 #[test]
 fn checks_that_cannot_be_made_are_pointed_at() {
     let with = |check: &str| format!("{ZONE}[[check]]\n{check}\n");
-    check(&with("name = \"web\"\nkind = \"tcp\""), "26:1: web: a check of the kind tcp needs a port");
-    check(&with("name = \"web\"\nkind = \"http\"\nsites = [\"mail\"]"), "26:1: there is no service mail");
+    check(&with("name = \"web\"\nkind = \"tcp\""), "22:1: web: a check of the kind tcp needs a port");
+    check(&with("name = \"web\"\nkind = \"http\"\nsites = [\"mail\"]"), "22:1: there is no service mail");
 }
