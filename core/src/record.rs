@@ -26,7 +26,7 @@ pub const HELD_MAX: usize = 512;
 /// At most this many peers' RTTs stand in one roster entry.
 pub const PEER_RTTS_MAX: usize = 256;
 /// At most this many client prefixes stand in one [`Observations`]: about 11 KiB, or 22 KiB when all
-/// are IPv6. With half as many, a fifth more clients of small places stay with a worse replica.
+/// are IPv6. Small places are told of last, so more of them profit from a longer list.
 pub const OBSERVATIONS_MAX: usize = 1024;
 /// Kinds of [`Statement`] are below this: what one member may make another hold is bounded.
 pub const STATEMENT_KINDS_MAX: u16 = 16;

@@ -8,9 +8,10 @@
 //!
 //! The map's side is published by whoever computes generations, into its own pointer
 //! ([`godwit_map::Shared`]). [`SharedView::load`] compares that pointer with the one in the view it
-//! holds and composes a new view when they differ: so a new generation is answered from by the very
-//! next query, without a task that has to run in between, and a daemon that is stuck elsewhere
-//! cannot leave the zone behind.
+//! holds and composes a new view when they differ: so whoever answers from here answers from a new
+//! generation with the very next query, without a task that has to run in between, and a daemon that
+//! is stuck elsewhere cannot leave the zone behind. A redirector's UDP threads answer from what was
+//! compiled from a view, and follow when the next one is compiled.
 
 use crate::zone::Zone;
 use arc_swap::{ArcSwap, Guard};

@@ -20,12 +20,11 @@
 //! # Why not more
 //!
 //! Kriging of the residuals over (client, replica) pairs, with all neighbours' and all members'
-//! measurements, was measured on the same matrix: cold it sends as many clients to a worse replica
-//! (38 against 39 %), it saves one try in ten, and it never recovers when a fifth of the
-//! database is wrong (13
-//! against 3 % of clients materially worse in the end). Distance as the hope and triangles as the
-//! bound, as it was before, needs twelve tries of each client; believing triangles as a bound by four fifths
-//! leaves 13 % of clients, weighted by population, with a worse replica for ever.
+//! measurements, was tried in a prototype on the same matrix: cold it sends as many clients to a
+//! worse replica (38 against 39 %), it saves one try in ten, and it did worse than this when a fifth
+//! of the database was wrong. Distance as the hope and triangles as the bound, as it was before,
+//! needed twelve tries of each client. The prototype was kinder than the world of
+//! `benches/src/redirect_quality`: what this reaches there stands in `docs/measuring.md`.
 
 use crate::geo::Point;
 use crate::inputs::Inputs;

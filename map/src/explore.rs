@@ -26,7 +26,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// At most so many candidates are tried in one epoch, each by a share of the blocks: with one, a
-/// place is known after eight epochs instead of four (20 replicas on 241 measured cities).
+/// place was known after eight epochs instead of four in a prototype (20 replicas, 241 cities).
 const CANDIDATES_MAX: usize = 3;
 /// A candidate may be expected so many times as far as the best known replica…
 const COST_FACTOR: u64 = 3;
