@@ -59,7 +59,7 @@ async fn serve(zone: StaticZone) -> Outcome {
     let (view, mut keeper) = zone.into_view();
     // Before anything is answered: the first answer shall not name an address that is down.
     keeper.first_round().await;
-    let reload = keeper.reload();
+    let (reload, mut settings) = (keeper.reload(), keeper.settings());
     let mut registry = Registry::with_prefix("godwit");
     let signing = Signing::start(&dnssec, &view, &mut registry)
         .context("the zone cannot be signed")
@@ -71,6 +71,13 @@ async fn serve(zone: StaticZone) -> Outcome {
         let asked = tokio::select! {
             asked = signals.next() => asked,
             succession = running.succession() => Asked::Succession(succession),
+            Ok(()) = settings.changed() => {
+                let config = settings.borrow_and_update().clone();
+                if let Err(error) = running.reload(&config) {
+                    tracing::error!("[redirector] stays as it was: {:#}", anyhow::Error::new(error));
+                }
+                continue;
+            }
         };
         match asked {
             Asked::Stop | Asked::Succession(Succession::Done) => break,

@@ -190,7 +190,8 @@ impl Server {
                 };
                 let mut told: Vec<IpAddr> =
                     reply.answers.iter().filter_map(|record| record.data.ip_addr()).collect();
-                (expected.sort(), told.sort());
+                expected.sort();
+                told.sort();
                 assert_eq!(told, expected, "{client:?} {kind}");
                 let scope = scope(&reply).expect("a subnet comes back");
                 let right = if exact { scope == answer.scope } else { scope >= answer.scope };
@@ -235,7 +236,7 @@ fn powerdns_asks_us_and_tells_scopes() {
     let Some(pdns) = program("pdns_server") else { return };
     let libraries = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
     let backend = |folder: std::fs::DirEntry| folder.path().join("pdns/libremotebackend.so").is_file();
-    if !libraries.map(backend).any(|found| found) {
+    if !libraries.into_iter().any(backend) {
         return eprintln!("SKIPPED: pdns-backend-remote is not installed");
     }
     let (inputs, geo) = world();

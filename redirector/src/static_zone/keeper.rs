@@ -8,6 +8,7 @@
 use super::checks::{self, Checks};
 use super::plan::Plan;
 use super::problem::Problem;
+use crate::Config;
 use godwit_core::health::Verdict;
 use godwit_dns_plugin::SharedView;
 use godwit_map::{Generation, GeoDb, Shared};
@@ -15,7 +16,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// How often it is looked whether the state file is another one.
 const LOOK_PERIOD: Duration = Duration::from_millis(250);
@@ -27,6 +28,7 @@ pub struct Keeper {
     generations: Shared,
     view: SharedView,
     reload: Reload,
+    settings: watch::Sender<Config>,
     seen: Option<Fingerprint>,
     checks: Option<Checks>,
     /// What the checks had found when the present generation was made.
@@ -66,12 +68,20 @@ impl Keeper {
     pub(crate) fn new(plan: Plan, geo: GeoDb, generations: Shared, view: SharedView) -> Keeper {
         // Whatever the state file was when the first generation was made, it is looked at again.
         let (reload, found) = (Reload::default(), Vec::new());
-        Keeper { plan, geo, generations, view, reload, seen: None, checks: None, found, checks_anew: false }
+        let settings = watch::Sender::new(plan.redirector.clone());
+        let (seen, checks, checks_anew) = (None, None, false);
+        Keeper { plan, geo, generations, view, reload, settings, seen, checks, found, checks_anew }
     }
 
     /// How to ask it for a reload.
     pub fn reload(&self) -> Reload {
         self.reload.clone()
+    }
+
+    /// The redirector's settings: changes with each reload that brought others, for
+    /// [`Running::reload`](crate::Running::reload).
+    pub fn settings(&self) -> watch::Receiver<Config> {
+        self.settings.subscribe()
     }
 
     /// Begins to check addresses and waits until all were asked once, or for five seconds: so that
@@ -156,14 +166,13 @@ impl Keeper {
         let mut plan = Plan::read(self.plan.path())?;
         let geo = plan.take_geo()?;
         let zone = plan.take_zone()?.succeeding(&self.view.load().zone);
-        if plan.redirector != self.plan.redirector {
-            tracing::warn!("of [redirector] only the lifetimes take effect now, the rest at the next start");
-        }
         let (plan, geo) = (std::mem::replace(&mut self.plan, plan), std::mem::replace(&mut self.geo, geo));
         self.seen = self.plan.state_file().and_then(Fingerprint::of);
         match self.compute() {
             Ok(generation) => {
                 self.view.set(Arc::new(generation), zone);
+                // Told even when it is the same: files that it names may hold something else now.
+                self.settings.send_replace(self.plan.redirector.clone());
                 self.checks_anew = self.plan.check_plan() != plan.check_plan();
                 Ok(())
             }
