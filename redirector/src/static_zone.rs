@@ -49,6 +49,7 @@ use crate::{Config, DnssecConfig};
 use arc_swap::ArcSwap;
 use godwit_dns_plugin::{SharedView, View, Zone};
 use godwit_map::{Generation, GeoDb, Shared};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -83,6 +84,11 @@ impl StaticZone {
     /// What the file says about signing: for [`crate::Signing::start`] on the view.
     pub fn dnssec(&self) -> &DnssecConfig {
         &self.plan.dnssec
+    }
+
+    /// Where the file wants metrics served: for [`crate::Monitor::listen`].
+    pub fn metrics_listen(&self) -> Option<SocketAddr> {
+        self.plan.metrics_listen
     }
 
     /// The map, compiled from the file.

@@ -7,9 +7,11 @@ use crate::terminal;
 use anyhow::Context;
 use clap::Args;
 use godwit_redirector::static_zone::StaticZone;
-use godwit_redirector::{Redirector as Daemon, Signing, Succession};
+use godwit_redirector::{Monitor, Redirector as Daemon, Signing, Succession};
 use prometheus_client::registry::Registry;
 use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::task::JoinSet;
 
 /// Answer for a zone from one file, without a network of members
 #[derive(Debug, Args)]
@@ -56,6 +58,7 @@ impl Redirector {
 async fn serve(zone: StaticZone) -> Outcome {
     let mut signals = Signals::new()?;
     let (config, dnssec) = (zone.config().clone(), zone.dnssec().clone());
+    let metrics_listen = zone.metrics_listen();
     let (view, mut keeper) = zone.into_view();
     // Before anything is answered: the first answer shall not name an address that is down.
     keeper.first_round().await;
@@ -66,6 +69,13 @@ async fn serve(zone: StaticZone) -> Outcome {
         .or_exit(Exit::Usage)?;
     let running = Daemon::start(config, view, &mut registry).await;
     let mut running = running.context("the redirector cannot start")?;
+    let mut monitor = JoinSet::new();
+    if let Some(address) = metrics_listen {
+        let listening = Monitor::listen(address, Arc::new(registry)).await;
+        let listening = listening.with_context(|| format!("admin.metrics_listen: cannot listen on {address}"))?;
+        tracing::info!(address = ?listening.address()?, "metrics");
+        monitor.spawn(listening.run());
+    }
     let keeper = tokio::spawn(keeper.run());
     loop {
         let asked = tokio::select! {
@@ -95,6 +105,7 @@ async fn serve(zone: StaticZone) -> Outcome {
         }
     }
     keeper.abort();
+    monitor.abort_all();
     running.shutdown().await;
     Ok(())
 }

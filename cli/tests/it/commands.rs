@@ -61,7 +61,7 @@ fn keys_of_a_zone_are_made_shown_and_rolled() {
     assert_eq!((&ds["keys"][0]["wanted"], &ds["keys"][1]["wanted"]), (&true.into(), &false.into()));
     let split = run(&["generate", "--zone", "split.example.org", "--split", "--algorithm", "ed25519"]);
     split.check(0, "");
-    assert_eq!(split.out.matches(" DS ").count(), 1, "{}", split.out);
+    assert_eq!(split.out.matches("\nsplit.example.org. DS ").count(), 1, "{}", split.out);
     run(&["status"]).check(2, "keys of edge.example.org, split.example.org");
 }
 

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -56,9 +56,20 @@ pub(crate) struct File {
     pub(crate) state: BTreeMap<Spanned<String>, State>,
     /// A file with more of those, which is watched.
     pub(crate) state_file: Option<PathBuf>,
+    /// Where monitors read metrics, as in a member's configuration.
+    #[serde(default)]
+    pub(crate) admin: Admin,
     /// How every address is checked, as `[[health.check]]` of a member's configuration.
     #[serde(default)]
     pub(crate) check: Vec<Spanned<CheckConfig>>,
+}
+
+/// What a static zone has of a member's table of the same name.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Admin {
+    /// Where `/metrics`, `/livez` and `/readyz` are; nowhere when it is not set.
+    pub(crate) metrics_listen: Option<SocketAddr>,
 }
 
 /// A set of addresses that belong together: a data centre.

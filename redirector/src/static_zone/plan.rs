@@ -20,7 +20,7 @@ use godwit_map::{GeoDb, Health, Hosting, Inputs, MemberInput, Rules, Service, Si
 use godwit_probe::config::{CheckConfig, WhenAllDown};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
@@ -29,6 +29,7 @@ pub struct Plan {
     path: PathBuf,
     pub(crate) redirector: Config,
     pub(crate) dnssec: DnssecConfig,
+    pub(crate) metrics_listen: Option<SocketAddr>,
     inputs: Inputs,
     /// Taken when the GeoIP database is made of them: a long list is not kept.
     rules: Option<Rules>,
@@ -91,6 +92,7 @@ impl Plan {
             path: path.to_owned(),
             redirector: file.redirector,
             dnssec,
+            metrics_listen: file.admin.metrics_listen,
             inputs,
             rules: Some(rules),
             geoip,
