@@ -72,7 +72,8 @@ async fn serve(zone: StaticZone) -> Outcome {
     let mut monitor = JoinSet::new();
     if let Some(address) = metrics_listen {
         let listening = Monitor::listen(address, Arc::new(registry)).await;
-        let listening = listening.with_context(|| format!("admin.metrics_listen: cannot listen on {address}"))?;
+        let listening =
+            listening.with_context(|| format!("admin.metrics_listen: cannot listen on {address}"))?;
         tracing::info!(address = ?listening.address()?, "metrics");
         monitor.spawn(listening.run());
     }
