@@ -51,6 +51,8 @@ pub(crate) struct Block {
     /// Until when it may be repeated.
     pub(crate) until: Time,
     pub(crate) octets: Box<[u8]>,
+    /// The question's name in the case in which alone it may be repeated; `None` for any.
+    pub(crate) spelt: Option<Box<[u8]>>,
 }
 
 /// Blocks that were learned.
@@ -166,7 +168,8 @@ mod tests {
     fn block(key: Key, octets: &[u8]) -> Block {
         let shape = Shape { len: octets.len(), optional: false };
         let (code, until) = (ResponseCode::NoError, Time::NEVER);
-        Block { key, code, authoritative: true, counts: [0; 3], shape, until, octets: octets.into() }
+        let octets = octets.into();
+        Block { key, code, authoritative: true, counts: [0; 3], shape, until, octets, spelt: None }
     }
 
     fn name(n: u32) -> Folded {

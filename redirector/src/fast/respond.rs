@@ -10,8 +10,8 @@ use godwit_dns_plugin::screen::{HEADER_LEN, Opt, Query, Screened, Silence, rejec
 use godwit_dns_plugin::{
     Answerer, Cache, OPTIONS_LEN_MAX, Replied, Said, Shape, Subject, client, compact, opt_head,
 };
-use hickory_server::proto::op::ResponseCode;
-use hickory_server::proto::rr::Name;
+use hickory_server::proto::op::{Message, ResponseCode};
+use hickory_server::proto::rr::{Name, RecordType};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -204,6 +204,10 @@ impl Responder {
         let choice = topic.site.map(|site| generation.choose(site, client(opt, asked.source.ip())));
         let block = self.learned.get(&Key::new(topic, self.flags(opt), choice.map(|choice| choice.key)))?;
         let timely = block.until == Time::NEVER || asked.now.time < block.until;
+        let name = &asked.packet[HEADER_LEN..][..asked.query.name_len];
+        if block.spelt.as_ref().is_some_and(|spelt| **spelt != *name) {
+            return None;
+        }
         if !timely || !self.bounds(asked, block.authoritative).admit(block.shape) {
             return None;
         }
@@ -299,6 +303,7 @@ impl Responder {
             shape,
             until: replied.until,
             octets: octets.into(),
+            spelt: leads_elsewhere(&replied.bytes)?.then(|| wire.into()),
         });
         Some(())
     }
@@ -423,6 +428,14 @@ fn copy(reply: &[u8], out: &mut [u8]) -> usize {
         }
         None => 0,
     }
+}
+
+/// Whether answers hold names of the configuration that can be compressed: hickory points to the
+/// question only where it is spelt alike, so that the octets depend on its case.
+fn leads_elsewhere(reply: &[u8]) -> Option<bool> {
+    let answers = Message::from_vec(reply).ok()?.answers;
+    let kinds = [RecordType::CNAME, RecordType::MX, RecordType::PTR];
+    Some(answers.iter().any(|record| kinds.contains(&record.record_type())))
 }
 
 fn wire_name(wire: &[u8]) -> Option<Name> {
