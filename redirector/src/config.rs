@@ -178,6 +178,15 @@ impl Default for Limits {
 }
 
 impl Config {
+    /// Every file that it names.
+    pub(crate) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let Config { cookie_secret_file, tls, transfer, decisions, handover, .. } = self;
+        [cookie_secret_file, &mut tls.certificate, &mut tls.key, &mut decisions.file, handover]
+            .into_iter()
+            .flatten()
+            .chain(&mut transfer.keys)
+    }
+
     /// How answers are made.
     pub fn options(&self) -> Options {
         let seconds = |count: u32| Duration::from_secs(count.into());

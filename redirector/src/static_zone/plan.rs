@@ -77,6 +77,8 @@ impl Plan {
         dnssec
             .check(ttl_max)
             .map_err(|(key, problem)| Problem::with(path, format!("dnssec.{key}: {problem}")))?;
+        let mut redirector = file.redirector.clone();
+        redirector.paths_mut().for_each(|path| *path = reader.beside(path));
         let checks = reader.checks(&file)?;
         let check_plan = CheckPlan::new(path, &checks, &inputs.members)?;
         inputs.closed = file
@@ -90,7 +92,7 @@ impl Plan {
             checks,
             check_plan,
             path: path.to_owned(),
-            redirector: file.redirector,
+            redirector,
             dnssec,
             metrics_listen: file.admin.metrics_listen,
             inputs,

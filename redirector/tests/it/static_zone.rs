@@ -45,6 +45,18 @@ fn written(zone: &str) -> (TempDir, PathBuf) {
     (folder, path)
 }
 
+#[test]
+fn paths_are_relative_to_the_file() {
+    let (folder, path) =
+        written(&ZONE.replace(
+            "workers = 1",
+            "workers = 1\ncookie_secret_file = \"cookie\"\ntransfer.keys = [\"tsig\"]",
+        ));
+    let zone = StaticZone::open(&path).unwrap();
+    assert_eq!(zone.config().cookie_secret_file, Some(folder.path().join("cookie")));
+    assert_eq!(zone.config().transfer.keys, [folder.path().join("tsig")]);
+}
+
 /// What is wrong with a zone's file, as `line:column: text`.
 #[track_caller]
 fn check(zone: &str, expected: &str) {
@@ -68,7 +80,7 @@ fn what_is_wrong_is_told_with_line_and_column() {
     check("origin = \"x.org\"", "there is no [[region]]: nobody could be led anywhere");
     check(
         "origin = \"x.org\"\nregoin = 1",
-        "2:1: unknown field `regoin`, expected one of `origin`, `redirector`, `dnssec`, `zone`, `region`, `name_server`, `service`, `clients`, `state`, `state_file`, `check`",
+        "2:1: unknown field `regoin`, expected one of `origin`, `redirector`, `dnssec`, `zone`, `region`, `name_server`, `service`, `clients`, `state`, `state_file`, `admin`, `check`",
     );
     let one = "origin = \"x.org\"\n[[region]]\nname = \"eu\"\naddresses = [\"192.0.2.1\"]\n";
     let with = |more: &str| format!("{one}{more}");
