@@ -306,9 +306,8 @@ proptest! {
     }
 
     /// Demand below the overflow limit of all capacity leaves nobody beyond its capacity, whatever
-    /// the rates (as long as no prefix is more than a few per cent of a member), but for the
-    /// unevenness of hashing: a small member beside large ones gets few prefixes of a divided place,
-    /// and by their luck up to a tenth more than it can take.
+    /// the rates, as long as no prefix is more than 3 % of a member: those go as a whole, and a
+    /// small member beside large ones cannot be filled evenly with them.
     #[test]
     fn nobody_is_overloaded_while_demand_fits(
         capacities in prop::collection::vec(200u32..2000, 6),
@@ -325,11 +324,13 @@ proptest! {
         for rate in rates.values_mut() {
             *rate = ((*rate as f64) * load * capacity as f64 / sum as f64) as u64;
         }
+        let smallest = u64::from(*capacities.iter().min().unwrap()) * 1000;
+        prop_assume!(rates.values().all(|rate| rate * 33 <= smallest));
         let limited: Vec<Option<u32>> = capacities.iter().copied().map(Some).collect();
         let mut world = World::new(&limited, rates);
         (0..2).for_each(|_| world.step());
         for (load, rps) in world.loads().into_iter().zip(&capacities) {
-            prop_assert!(load <= u64::from(*rps) * 1100, "{load} of {rps}000: {:?}", world.generation().decisions());
+            prop_assert!(load <= u64::from(*rps) * 1000, "{load} of {rps}000: {:?}", world.generation().decisions());
         }
     }
 }
