@@ -27,7 +27,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -75,36 +77,35 @@ pub(crate) enum Scope {
 
 /// Serves the unix socket until the daemon stops.
 pub(crate) async fn serve_unix(listener: UnixListener, control: Arc<Control>, tasks: TaskTracker) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            () = control.stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        if let Some((stream, _)) = accepted_or_pause(accepted).await {
-            let control = control.clone();
-            tasks.spawn(async move {
-                connection(stream, control, Scope::Everything).await;
-                drop(place);
-            });
-        }
-    }
+    let accept = |context: &mut Context<'_>| listener.poll_accept(context).map_ok(|(stream, _)| stream);
+    serve(accept, Scope::Everything, control, tasks).await;
 }
 
 /// Serves a TCP address for monitors until the daemon stops.
 pub(crate) async fn serve_tcp(listener: TcpListener, control: Arc<Control>, tasks: TaskTracker) {
+    let accept = |context: &mut Context<'_>| listener.poll_accept(context).map_ok(|(stream, _)| stream);
+    serve(accept, Scope::Monitoring, control, tasks).await;
+}
+
+async fn serve<S>(
+    mut accept: impl FnMut(&mut Context<'_>) -> Poll<std::io::Result<S>>,
+    scope: Scope,
+    control: Arc<Control>,
+    tasks: TaskTracker,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
             () = control.stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = poll_fn(&mut accept) => accepted,
         };
-        if let Some((stream, _)) = accepted_or_pause(accepted).await {
+        if let Some(stream) = accepted_or_pause(accepted).await {
             let control = control.clone();
             tasks.spawn(async move {
-                connection(stream, control, Scope::Monitoring).await;
+                connection(stream, control, scope).await;
                 drop(place);
             });
         }
