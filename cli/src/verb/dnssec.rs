@@ -1,5 +1,6 @@
 //! `godwit dnssec`: the zone's keys.
 
+mod change;
 mod show;
 
 use crate::config::File;
@@ -12,8 +13,9 @@ use clap::{Args, Subcommand};
 use godwit_core::name::ZoneName;
 use godwit_core::time::Time;
 use godwit_dns_plugin::dnssec::date::Date;
+use godwit_dns_plugin::dnssec::rollover::convert::Scheme;
 use godwit_dns_plugin::dnssec::rollover::{self, RollError, Waits};
-use godwit_dns_plugin::dnssec::{Algorithm, Directory, Role, SigningKey, StoredKey, Times, ZoneKey};
+use godwit_dns_plugin::dnssec::{Algorithm, Directory, Phase, Role, SigningKey, StoredKey, Times, ZoneKey};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,6 +31,9 @@ Examples:
   godwit dnssec status        the keys, their phases, and what to do next
   godwit dnssec roll start    a new key beside the old one
   godwit dnssec roll ds-seen  the registrar has the new DS record, and it only
+  godwit dnssec roll emergency   somebody else may have the keys: replace all of them
+  godwit dnssec convert split    a KSK and a ZSK in place of one key for both
+  godwit dnssec unsign start     sign no more, in the end
 
 The directory is the one in `[dnssec] keys` of the configuration. Every redirector has the same files in
 it: make and change them on one machine and copy the directory. Redirectors read changed files within ten
@@ -49,6 +54,11 @@ enum Action {
     /// Change keys: start a rollover, or tell it that the parent has the new DS record
     #[command(subcommand)]
     Roll(Roll),
+    /// One key for everything, or two: a rollover from one to the other
+    Convert(change::Convert),
+    /// End signing: ask the parent to take the DS record away, and stop when nobody has it
+    #[command(subcommand)]
+    Unsign(change::Unsign),
 }
 
 #[derive(Debug, Subcommand)]
@@ -57,6 +67,8 @@ enum Roll {
     Start(Start),
     /// The parent zone has the new DS record, and it only: let the old key end
     DsSeen(DsSeen),
+    /// Somebody else may have the keys: replace all of them, as fast as can be without breaking the zone
+    Emergency(change::Emergency),
 }
 
 /// Which keys.
@@ -141,6 +153,9 @@ impl Dnssec {
             Action::Status(which) => show::status(&which.open()?, now, which.json),
             Action::Roll(Roll::Start(start)) => start.run(now),
             Action::Roll(Roll::DsSeen(seen)) => seen.run(now),
+            Action::Roll(Roll::Emergency(emergency)) => emergency.run(now),
+            Action::Convert(convert) => convert.run(now),
+            Action::Unsign(unsign) => unsign.run(now),
         }
     }
 }
@@ -185,13 +200,14 @@ impl Generate {
         let (directory, dnskey_ttl) = self.which.directory()?;
         let zone = self.which.zone.clone().ok_or_else(|| Failure::usage("name the zone with --zone ZONE"))?;
         let _lock = directory.lock()?;
-        if !directory.read(&zone)?.is_empty() {
+        let mut keys = directory.read(&zone)?;
+        // Those of a zone that went unsigned have all ended.
+        if keys.iter().any(|stored| stored.key.times.phase(now) < Phase::Removed) {
             return Err(Failure::usage(format!("{} already has keys of {zone}", directory.path().display()))
                 .advise("change keys with `godwit dnssec roll start`"));
         }
-        let roles: &[Role] = if self.split { &[Role::Ksk, Role::Zsk] } else { &[Role::Csk] };
-        let mut keys = Vec::new();
-        for role in roles {
+        let scheme = if self.split { Scheme::Split } else { Scheme::Csk };
+        for role in scheme.roles() {
             keys.push(add(&directory, &zone, self.algorithm, *role, Times::first(now, *role), &keys)?);
         }
         show::ds(&Keys { directory, zone, keys, dnskey_ttl }, now, self.which.json)
@@ -206,9 +222,15 @@ impl Start {
         let has_csk = keys.keys.iter().any(|stored| stored.key.role == Role::Csk);
         let role = self.role.unwrap_or(if has_csk { Role::Csk } else { Role::Zsk });
         let mut times = keys.times();
-        let new = rollover::start(now, role, &self.waits.waits(&keys), &mut times).map_err(refused)?;
-        let old = keys.keys.iter().rfind(|stored| stored.key.role == role);
-        let algorithm = self.algorithm.or(old.map(|stored| stored.key.key.algorithm())).unwrap_or_default();
+        let old = keys.algorithm();
+        let algorithm = self.algorithm.unwrap_or(old);
+        if algorithm != old && role != Role::Csk {
+            // RFC 4035, 2.2: whatever algorithm the DS record names has signed the whole zone.
+            return Err(Failure::usage("one key of two cannot be of another algorithm than the other")
+                .advise("change both: `godwit dnssec convert csk --algorithm …`"));
+        }
+        let waits = keys.waits(&self.waits, algorithm);
+        let new = rollover::start(now, role, &waits, &mut times).map_err(refused)?;
         // The new key first: an old one that ends without a new one would leave the zone bogus.
         let added = add(&keys.directory, &keys.zone, algorithm, role, new, &keys.keys)?;
         keys.write(&times)?;
@@ -234,7 +256,8 @@ impl DsSeen {
         let _lock = directory.lock()?;
         let mut keys = self.which.open()?;
         let mut times = keys.times();
-        let end = rollover::ds_seen(now, &self.waits.waits(&keys), &mut times).map_err(refused)?;
+        let waits = keys.waits(&self.waits, keys.algorithm());
+        let end = rollover::ds_seen(now, &waits, &mut times).map_err(refused)?;
         keys.write(&times)?;
         if !self.which.json {
             terminal::print(&format!(
@@ -247,18 +270,23 @@ impl DsSeen {
     }
 }
 
-impl WaitArguments {
-    fn waits(&self, keys: &Keys) -> Waits {
-        Waits {
-            propagation: self.propagation.0,
-            dnskey_ttl: keys.dnskey_ttl,
-            zone_ttl_max: self.zone_ttl.0,
-            ds_ttl: self.ds_ttl.0,
-        }
-    }
-}
-
 impl Keys {
+    /// How long to wait when the new keys are of `algorithm`.
+    fn waits(&self, arguments: &WaitArguments, algorithm: Algorithm) -> Waits {
+        let waits = Waits {
+            propagation: arguments.propagation.0,
+            dnskey_ttl: self.dnskey_ttl,
+            zone_ttl_max: arguments.zone_ttl.0,
+            ds_ttl: arguments.ds_ttl.0,
+        };
+        if algorithm == self.algorithm() { waits } else { waits.for_another_algorithm() }
+    }
+
+    /// The algorithm of the newest key.
+    fn algorithm(&self) -> Algorithm {
+        self.keys.last().map(|stored| stored.key.key.algorithm()).unwrap_or_default()
+    }
+
     fn times(&self) -> Vec<(Role, Times)> {
         self.keys.iter().map(|stored| (stored.key.role, stored.key.times)).collect()
     }
@@ -306,7 +334,11 @@ fn add(
 
 fn refused(error: RollError) -> Failure {
     let exit = match error {
-        RollError::NoneActive(_) | RollError::NothingWaits => Exit::Usage,
+        RollError::NoneActive(_)
+        | RollError::NothingWaits
+        | RollError::Already
+        | RollError::Unsigning
+        | RollError::NotUnsigning => Exit::Usage,
         RollError::UnderWay(_) | RollError::TooEarly(_) => Exit::Refused,
     };
     Failure::new(exit, error)

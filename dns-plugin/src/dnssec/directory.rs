@@ -99,6 +99,8 @@ struct State {
     retired: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     removed: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ds_delete: Option<String>,
 }
 
 impl Directory {
@@ -254,7 +256,7 @@ impl Directory {
 impl State {
     fn new(zone: &ZoneName, key: &ZoneKey) -> State {
         let date = |time: Time| Date(time).to_string();
-        let Times { published, active, ds_from, ds_until, retired, removed } = key.times;
+        let Times { published, active, ds_from, ds_until, retired, removed, ds_delete } = key.times;
         State {
             format: FORMAT,
             zone: zone.clone(),
@@ -266,6 +268,7 @@ impl State {
             ds_until: ds_until.map(date),
             retired: retired.map(date),
             removed: removed.map(date),
+            ds_delete: ds_delete.map(date),
         }
     }
 
@@ -279,6 +282,7 @@ impl State {
             ds_until: maybe(&self.ds_until)?,
             retired: maybe(&self.retired)?,
             removed: maybe(&self.removed)?,
+            ds_delete: maybe(&self.ds_delete)?,
         })
     }
 }
@@ -290,6 +294,7 @@ mod tests {
     fn key(secs: u64, algorithm: Algorithm) -> ZoneKey {
         let mut times = Times::first(Time::from_secs(secs), Role::Csk);
         times.retired = Some(Time::from_secs(secs + 5));
+        times.ds_delete = Some(Time::from_secs(secs + 6));
         ZoneKey { key: Arc::new(SigningKey::generate(algorithm).unwrap()), role: Role::Csk, times }
     }
 

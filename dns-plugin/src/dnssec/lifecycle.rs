@@ -84,6 +84,9 @@ pub struct Times {
     pub retired: Option<Time>,
     /// From then on it is no longer among the DNSKEY records, and its files may be deleted.
     pub removed: Option<Time>,
+    /// From then on CDS and CDNSKEY ask the parent to take away every DS record of the zone (RFC 8078,
+    /// 4): the zone is to be unsigned.
+    pub ds_delete: Option<Time>,
 }
 
 /// How far a key is.
@@ -117,7 +120,16 @@ impl Times {
     /// Of a zone's first key: all at once, as there is nothing in any cache.
     pub fn first(now: Time, role: Role) -> Times {
         let ds_from = role.is_entry().then_some(now);
-        Times { published: now, active: now, ds_from, ds_until: None, retired: None, removed: None }
+        let never = None;
+        Times {
+            published: now,
+            active: now,
+            ds_from,
+            ds_until: never,
+            retired: never,
+            removed: never,
+            ds_delete: never,
+        }
     }
 
     /// How far the key is.
@@ -143,10 +155,15 @@ impl Times {
         seen && from && self.ds_until.is_none_or(|time| now < time)
     }
 
+    /// Whether CDS and CDNSKEY ask for no DS record at all.
+    pub fn wants_no_ds(&self, now: Time) -> bool {
+        self.ds_delete.is_some_and(|time| time <= now) && self.phase(now) < Phase::Removed
+    }
+
     /// Every time at which something changes.
     pub(crate) fn changes(&self) -> impl Iterator<Item = Time> + use<> {
-        let Times { published, active, ds_from, ds_until, retired, removed } = *self;
-        [Some(published), Some(active), ds_from, ds_until, retired, removed].into_iter().flatten()
+        let Times { published, active, ds_from, ds_until, retired, removed, ds_delete } = *self;
+        [Some(published), Some(active), ds_from, ds_until, retired, removed, ds_delete].into_iter().flatten()
     }
 }
 
@@ -164,12 +181,15 @@ mod tests {
             ds_until: Some(at(25)),
             retired: Some(at(30)),
             removed: Some(at(40)),
+            ds_delete: Some(at(35)),
         };
         let phases: Vec<Phase> = [9, 10, 19, 20, 29, 30, 39, 40].map(|now| times.phase(at(now))).to_vec();
         use Phase::*;
         assert_eq!(phases, [Planned, Published, Published, Active, Active, Retired, Retired, Removed]);
         let ds: Vec<u64> = (0..50).filter(|now| times.wants_ds(at(*now))).collect();
         assert_eq!(ds, (15..25).collect::<Vec<u64>>());
+        let none: Vec<u64> = (0..50).filter(|now| times.wants_no_ds(at(*now))).collect();
+        assert_eq!(none, (35..40).collect::<Vec<u64>>());
         assert_eq!(Times::first(at(5), Role::Csk).phase(at(5)), Active);
         assert!(!Times::first(at(5), Role::Zsk).wants_ds(at(5)));
     }

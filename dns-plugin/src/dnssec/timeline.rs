@@ -80,7 +80,8 @@ pub(super) struct Timeline {
 
 impl Timeline {
     /// From `now` on, for the zone `zone` in canonical wire form. Fails when at any time nobody would
-    /// sign.
+    /// sign, unless that is what was ordered: the last keys end after the parent was asked to take the
+    /// DS records away.
     pub(super) fn new(now: Time, zone: &[u8], keys: &[ZoneKey]) -> Result<Timeline, Gap> {
         let mut changes: Vec<Time> =
             keys.iter().flat_map(|key| key.times.changes()).filter(|at| *at > now).collect();
@@ -110,14 +111,18 @@ fn stretch(at: Time, zone: &[u8], keys: &[ZoneKey]) -> Result<KeySet, Gap> {
         };
         signs.map(ready).collect()
     };
+    let (cds, cdnskey) = told_to_the_parent(at, zone, keys);
     let set = KeySet {
         from: at,
         entry: active(Role::is_entry),
         zone: active(Role::signs_zone),
         dnskey: keys.iter().filter(shown).map(|key| raw(RecordType::DNSKEY, key.public().dnskey())).collect(),
-        cds: asked(at, keys).map(|key| raw(RecordType::CDS, key.public().ds(zone))).collect(),
-        cdnskey: asked(at, keys).map(|key| raw(RecordType::CDNSKEY, key.public().dnskey())).collect(),
+        cds,
+        cdnskey,
     };
+    if set.dnskey.is_empty() && ended_on_purpose(keys) {
+        return Ok(set);
+    }
     if set.entry.is_empty() {
         return Err(Gap { at, missing: "ksk or csk" });
     }
@@ -127,9 +132,24 @@ fn stretch(at: Time, zone: &[u8], keys: &[ZoneKey]) -> Result<KeySet, Gap> {
     Ok(set)
 }
 
-/// The keys that the parent is asked to point at.
-fn asked(at: Time, keys: &[ZoneKey]) -> impl Iterator<Item = &ZoneKey> {
-    keys.iter().filter(move |key| key.role.is_entry() && key.times.wants_ds(at))
+/// Whether the keys that end last end because the zone is to be unsigned.
+fn ended_on_purpose(keys: &[ZoneKey]) -> bool {
+    let last = keys.iter().map(|key| key.times.removed).max().flatten();
+    keys.iter().any(|key| key.times.removed == last && key.times.ds_delete.is_some())
+}
+
+/// The CDS and the CDNSKEY records: to which keys the parent is asked to point.
+fn told_to_the_parent(at: Time, zone: &[u8], keys: &[ZoneKey]) -> (Vec<RData>, Vec<RData>) {
+    if keys.iter().any(|key| key.times.wants_no_ds(at)) {
+        // RFC 8078, 4: algorithm 0, and nothing beside it. The digest and the key are one octet each,
+        // which is what presentation forms can tell (erratum 5049).
+        let cds = raw(RecordType::CDS, vec![0, 0, 0, 0, 0]);
+        return (vec![cds], vec![raw(RecordType::CDNSKEY, vec![0, 0, 3, 0, 0])]);
+    }
+    let asked =
+        || keys.iter().filter(|key| key.role.is_entry() && key.times.wants_ds(at)).map(ZoneKey::public);
+    let cds = asked().map(|key| raw(RecordType::CDS, key.ds(zone))).collect();
+    (cds, asked().map(|key| raw(RecordType::CDNSKEY, key.dnskey())).collect())
 }
 
 /// A record of a type that the library has no form for here.
@@ -167,6 +187,31 @@ mod tests {
         let gap = Timeline::new(at(100), b"\0", &[old]).unwrap_err();
         assert_eq!(gap, Gap { at: at(300), missing: "ksk or csk" });
         assert!(gap.to_string().contains("1970-01-01T00:05:00Z"), "{gap}");
+    }
+
+    #[test]
+    fn rfc8078_4_delete_is_alone_and_the_end_is_no_gap() {
+        let at = Time::from_secs;
+        let data = |records: &[RData]| -> Vec<Vec<u8>> {
+            let octets = |data: &RData| match data {
+                RData::Unknown { rdata, .. } => rdata.anything.to_vec(),
+                other => panic!("{other:?}"),
+            };
+            records.iter().map(octets).collect()
+        };
+        let mut last = key(Role::Csk, Times::first(at(1), Role::Csk));
+        last.times.ds_delete = Some(at(200));
+        (last.times.retired, last.times.removed) = (Some(at(300)), Some(at(300)));
+        let line = Timeline::new(at(100), b"\0", std::slice::from_ref(&last)).unwrap();
+        assert_eq!(data(&line.at(at(199)).0.cdnskey), [last.public().dnskey()]);
+        assert_eq!(data(&line.at(at(200)).0.cds), [[0, 0, 0, 0, 0]]);
+        assert_eq!(data(&line.at(at(200)).0.cdnskey), [[0, 0, 3, 0, 0]]);
+        let end = line.at(at(300)).0;
+        assert!(end.dnskey.is_empty() && end.zone.is_empty() && end.cds.is_empty() && end.cdnskey.is_empty());
+        // One that ends later without that order ends by mistake.
+        let mut later = key(Role::Csk, Times::first(at(1), Role::Csk));
+        (later.times.retired, later.times.removed) = (Some(at(400)), Some(at(400)));
+        assert_eq!(Timeline::new(at(100), b"\0", &[last, later]).unwrap_err().at, at(400));
     }
 
     #[test]

@@ -198,15 +198,20 @@ fn anchors(keys: &[&ZoneKey], directory: &std::path::Path) -> String {
 /// delv trusts `trusted` and validates every answer of the zone.
 #[track_caller]
 fn delv_agrees(served: &Served, trusted: &[&ZoneKey]) {
+    delv_agrees_on(&QUESTIONS, served, trusted);
+}
+
+#[track_caller]
+fn delv_agrees_on(questions: &[(&str, &str, bool)], served: &Served, trusted: &[&ZoneKey]) {
     let directory = tempfile::tempdir().unwrap();
     let anchors = anchors(trusted, directory.path());
     let port = served.address.port().to_string();
-    for (name, kind, answers) in QUESTIONS {
+    for (name, kind, answers) in questions {
         let name = full(name);
         let root = format!("+root={ZONE}");
         let output = run("delv", &["@127.0.0.1", "-p", &port, "-a", &anchors, &root, &name, kind]);
         // An alias to nowhere has the alias in its answer.
-        let verdict = if answers || name.starts_with("to-nowhere.") {
+        let verdict = if *answers || name.starts_with("to-nowhere.") {
             "; fully validated"
         } else {
             "; negative response, fully validated"
@@ -249,6 +254,7 @@ fn moved(keys: &[ZoneKey], by: i64) -> Vec<ZoneKey> {
         ds_until: times.ds_until.map(earlier),
         retired: times.retired.map(earlier),
         removed: times.removed.map(earlier),
+        ds_delete: times.ds_delete.map(earlier),
     };
     keys.iter().map(|key| ZoneKey { times: times(key.times), ..key.clone() }).collect()
 }
@@ -309,6 +315,146 @@ fn a_rollover_of_the_zsk_is_valid_all_the_time() {
     }
 }
 
+/// Orders something now: `order` changes the times, and new keys of the roles it gives come last.
+fn ordered(keys: &mut Vec<ZoneKey>, order: impl FnOnce(&mut [(Role, Times)]) -> Vec<(Role, Times)>) {
+    let mut times: Vec<(Role, Times)> = keys.iter().map(|key| (key.role, key.times)).collect();
+    let new = order(&mut times);
+    keys.iter_mut().zip(times).for_each(|(key, (_, times))| key.times = times);
+    keys.extend(new.into_iter().map(|(role, times)| key(role, Algorithm::EcdsaP256, times)));
+}
+
+/// Every hour or so from an order to its end: each key that a DS record in some cache points at leads to
+/// valid answers. `trusted` tells these, by number, at an hour.
+#[track_caller]
+fn stages(served: &Served, keys: &[ZoneKey], hours: &[i64], trusted: impl Fn(i64) -> Vec<usize>) {
+    /// One of each kind: what is kept of an earlier stage must not be given in a later one.
+    const SOME: [(&str, &str, bool); 4] =
+        [("www", "A", true), ("", "SOA", true), ("www", "MX", false), ("no-such-name", "A", false)];
+    for hour in hours {
+        let then = moved(keys, hour * 3600 + 1);
+        served.sign(&then);
+        for number in trusted(*hour) {
+            delv_agrees_on(&SOME, served, &[&then[number]]);
+        }
+    }
+}
+
+/// DNSKEY and the others need two hours to be known; the parent changes at once then, and has the old DS
+/// record in caches for a day.
+const KNOWN: i64 = 2;
+
+/// The order was given [`KNOWN`] hours ago and the parent has followed.
+fn followed(keys: &mut Vec<ZoneKey>) {
+    *keys = moved(keys, KNOWN * 3600 + 1);
+    ordered(keys, |times| {
+        rollover::ds_seen(at(0), &Waits::default(), times).unwrap();
+        Vec::new()
+    });
+}
+
+#[test]
+fn rfc6781_4_1_3_a_conversion_is_valid_all_the_time_there_and_back() {
+    use rollover::convert::{self, Scheme};
+    if !there("delv", "bind9-dnsutils") {
+        return;
+    }
+    let mut keys = vec![settled(Role::Csk)];
+    let served = Served::new(&keys);
+    let waits = Waits::default();
+    ordered(&mut keys, |times| convert::start(at(0), Scheme::Split, &waits, times).unwrap());
+    stages(&served, &keys, &[0, 1], |_| vec![0]);
+    stages(&served, &keys, &[KNOWN, 9], |_| vec![0, 1]);
+    followed(&mut keys);
+    stages(&served, &keys, &[0, 23], |_| vec![0, 1]);
+    stages(&served, &keys, &[26], |_| vec![1]);
+    let mut keys = moved(&keys, 26 * 3600)[1..].to_vec();
+    ordered(&mut keys, |times| convert::start(at(0), Scheme::Csk, &waits, times).unwrap());
+    stages(&served, &keys, &[0, 1], |_| vec![0]);
+    stages(&served, &keys, &[KNOWN], |_| vec![0, 2]);
+    followed(&mut keys);
+    stages(&served, &keys, &[0, 23], |_| vec![0, 2]);
+    stages(&served, &keys, &[26], |_| vec![2]);
+    let last: Vec<Phase> = moved(&keys, 26 * 3600).iter().map(|key| key.times.phase(at(0))).collect();
+    assert_eq!(last, [Phase::Removed, Phase::Removed, Phase::Active]);
+}
+
+#[test]
+fn rfc6781_4_2_an_emergency_is_valid_all_the_time() {
+    use rollover::emergency;
+    if !there("delv", "bind9-dnsutils") {
+        return;
+    }
+    let waits = Waits::default();
+    // Alone, and in the middle of a rollover whose new key is lost as well.
+    for (roles, rolling, first) in [
+        (&[Role::Csk][..], None, 1),
+        (&[Role::Csk], Some(Role::Csk), 2),
+        (&[Role::Ksk, Role::Zsk], Some(Role::Zsk), 3),
+    ] {
+        let mut keys: Vec<ZoneKey> = roles.iter().map(|role| settled(*role)).collect();
+        let served = Served::new(&keys);
+        if let Some(role) = rolling {
+            roll(&mut keys, role);
+            keys = moved(&keys, 3600);
+        }
+        ordered(&mut keys, |times| emergency::start(at(0), &waits, times).unwrap());
+        stages(&served, &keys, &[0, 1], |_| vec![0]);
+        stages(&served, &keys, &[KNOWN], |_| vec![0, first]);
+        followed(&mut keys);
+        stages(&served, &keys, &[0, 23], |_| vec![0, first]);
+        stages(&served, &keys, &[48], |_| vec![first]);
+        let last = moved(&keys, 48 * 3600);
+        let left = last.iter().filter(|key| key.times.phase(at(0)) < Phase::Removed).count();
+        assert_eq!(left, roles.len(), "the new ones only");
+    }
+}
+
+/// Delete is asked for, the old chain holds until no cache has it, and then there are no signatures.
+#[test]
+fn rfc8078_4_going_unsigned_is_valid_with_the_ds_record_and_then_insecure() {
+    use rollover::unsign;
+    if !there("delv", "bind9-dnsutils") || !there("unbound", "unbound") || !there("dig", "bind9-dnsutils") {
+        return;
+    }
+    let mut keys = vec![settled(Role::Csk)];
+    let served = Served::new(&keys);
+    let port = served.address.port().to_string();
+    let dig = |name: &str, kind| {
+        run("dig", &["@127.0.0.1", "-p", &port, "+short", "+dnssec", "+tries=1", &full(name), kind])
+    };
+    ordered(&mut keys, |times| {
+        unsign::start(at(0), times).unwrap();
+        Vec::new()
+    });
+    stages(&served, &keys, &[0, 100], |_| vec![0]);
+    assert_eq!(dig("", "CDS").lines().next(), Some("0 0 0 00"));
+    assert_eq!(dig("", "CDNSKEY").lines().next(), Some("0 3 0 AA=="));
+    let anchored = keys[0].clone();
+    ordered(&mut keys, |times| {
+        unsign::ds_gone(at(0), &Waits::default(), times).unwrap();
+        Vec::new()
+    });
+    stages(&served, &keys, &[0, 24], |_| vec![0]);
+    let unbound = Unbound::start(&served, &anchored);
+    unbound.ready();
+    assert!(unbound.ask(&[&full("www"), "A"]).contains(" ad"), "secure to the end");
+    // 25 hours later no cache has the DS record: to whoever asks anew the zone is like any other.
+    served.sign(&moved(&keys, 26 * 3600));
+    for kind in ["DNSKEY", "CDS", "CDNSKEY"] {
+        assert_eq!(dig("", kind), "", "{kind}");
+    }
+    assert!(!dig("www", "A").is_empty() && !dig("www", "A").contains(" 13 "), "no signature");
+    let nothing = run("dig", &["@127.0.0.1", "-p", &port, "+dnssec", "+tries=1", &full("no-such-name")]);
+    assert!(nothing.contains("NXDOMAIN") && !nothing.contains("NSEC"), "{nothing}");
+    let unbound = Unbound::insecure(&served);
+    unbound.ready();
+    for (name, kind, answers) in QUESTIONS {
+        let output = unbound.ask(&[&full(name), kind]);
+        assert!(!output.contains("SERVFAIL"), "{name} {kind}: {output}");
+        assert_eq!(!output.contains("ANSWER: 0"), answers || name == "to-nowhere", "{name} {kind}: {output}");
+    }
+}
+
 /// A validating resolver that trusts the zone's key.
 struct Unbound {
     child: Child,
@@ -318,6 +464,15 @@ struct Unbound {
 
 impl Unbound {
     fn start(served: &Served, key: &ZoneKey) -> Unbound {
+        Unbound::with(served, &format!("trust-anchor: \"{ZONE}. DNSKEY {}\"", key.public().dnskey_text()))
+    }
+
+    /// One that knows that the zone has no DS record.
+    fn insecure(served: &Served) -> Unbound {
+        Unbound::with(served, &format!("domain-insecure: \"{ZONE}\""))
+    }
+
+    fn with(served: &Served, trust: &str) -> Unbound {
         let directory = tempfile::tempdir().unwrap();
         let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let path = directory.path().join("unbound.conf");
@@ -326,11 +481,10 @@ impl Unbound {
              directory: \"{dir}\"\n  pidfile: \"\"\n  use-syslog: no\n  do-not-query-localhost: no\n  \
              module-config: \"subnetcache validator iterator\"\n  send-client-subnet: 127.0.0.1\n  \
              client-subnet-always-forward: yes\n  qname-minimisation: no\n  \
-             val-log-level: 2\n  trust-anchor: \"{ZONE}. DNSKEY {dnskey}\"\n\
+             val-log-level: 2\n  {trust}\n\
              remote-control:\n  control-enable: no\n\
              stub-zone:\n  name: \"{ZONE}.\"\n  stub-addr: 127.0.0.1@{server}\n",
             dir = directory.path().display(),
-            dnskey = key.public().dnskey_text(),
             server = served.address.port(),
         );
         std::fs::write(&path, text).unwrap();

@@ -15,6 +15,13 @@ fn entries(keys: &Keys, now: Time) -> Vec<&StoredKey> {
     keys.keys.iter().filter(entry).collect()
 }
 
+impl Keys {
+    /// Whether the parent is asked to take the DS records away.
+    fn unsigning(&self, now: Time) -> bool {
+        self.keys.iter().any(|stored| stored.key.times.wants_no_ds(now))
+    }
+}
+
 /// What to enter at the registrar.
 pub(super) fn ds(keys: &Keys, now: Time, as_json: bool) -> Outcome {
     let (entries, wire) = (entries(keys, now), keys.wire());
@@ -32,6 +39,12 @@ pub(super) fn ds(keys: &Keys, now: Time, as_json: bool) -> Outcome {
             })
             .collect();
         return terminal::print_json(&json!({ "zone": keys.zone, "keys": records }));
+    }
+    if keys.unsigning(now) {
+        return terminal::print(&format!(
+            "The zone {} is about to be unsigned: take its DS record away at the registrar, and enter none.",
+            keys.zone
+        ));
     }
     let mut text = format!(
         "Enter at the registrar of the zone above {}: the DS record,\nor where they ask for it the DNSKEY record.\n",
@@ -85,6 +98,7 @@ fn key_json(stored: &StoredKey, now: Time) -> Value {
         "ds_until": date(times.ds_until),
         "retired": date(times.retired),
         "removed": date(times.removed),
+        "ds_delete": date(times.ds_delete),
     })
 }
 
@@ -108,11 +122,21 @@ fn course(stored: &StoredKey, now: Time) -> (Phase, Option<Time>, Option<(&'stat
 
 /// What the person has to do next.
 fn next(keys: &Keys, now: Time) -> String {
-    let waiting = keys.keys.iter().find(|stored| {
+    if keys.unsigning(now) {
+        let end = keys.keys.iter().filter_map(|stored| stored.key.times.removed).filter(|at| *at > now).max();
+        return match end {
+            Some(end) => format!("Nothing to do; the zone is unsigned from {} on.", Date(end)),
+            None => "Next: take the DS record away at the registrar (one that reads CDS or CDNSKEY does that by itself);\n\
+                     when no name server of the parent has it any more: godwit dnssec unsign ds-gone"
+                .to_owned(),
+        };
+    }
+    let waiting = keys.keys.iter().filter(|stored| {
         let times = stored.key.times;
-        stored.key.role.is_entry() && times.ds_until.is_some() && times.retired.is_none()
+        stored.key.role.is_entry() && times.retired.is_none()
     });
-    if let Some(known) = waiting.and_then(|stored| stored.key.times.ds_until) {
+    // The last of them: an emergency may have come upon a rollover.
+    if let Some(known) = waiting.filter_map(|stored| stored.key.times.ds_until).max() {
         return match known > now {
             true => format!("Next: wait until {}, then `godwit dnssec ds` tells the new DS record.", Date(known)),
             false => "Next: enter the new DS record at the registrar in place of the old one (`godwit dnssec ds`);\n\
@@ -126,6 +150,11 @@ fn next(keys: &Keys, now: Time) -> String {
         .filter(|stored| stored.key.times.phase(now) == Phase::Removed)
         .map(|stored| stored.stem.as_str())
         .collect();
+    if gone.len() == keys.keys.len() {
+        return "The zone is unsigned. Take `keys` out of the configuration, and delete the files; or sign again:\n\
+                godwit dnssec generate"
+            .to_owned();
+    }
     if !gone.is_empty() {
         return format!("Next: delete the files of removed keys: {}.*", gone.join(".* "));
     }
