@@ -15,6 +15,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod admission;
+pub mod binding;
 pub mod certificate;
 pub mod challenge;
 pub mod content;
