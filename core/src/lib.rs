@@ -20,6 +20,7 @@ pub mod certificate;
 pub mod challenge;
 pub mod content;
 pub mod demand;
+pub mod flow;
 pub mod geo;
 pub mod health;
 pub mod key;
