@@ -26,7 +26,8 @@ pub(crate) struct Indexed<B, V> {
 }
 
 impl<B: Bits, V: Copy + PartialEq> Indexed<B, V> {
-    pub(crate) fn new(ranges: Ranges<B, V>) -> Indexed<B, V> {
+    pub(crate) fn new(mut ranges: Ranges<B, V>) -> Indexed<B, V> {
+        ranges.shrink();
         let starts = ranges.starts();
         let (Some(base), Some(last)) = (starts.get(1).copied(), starts.last()) else {
             return Indexed { base: B::ZERO, shift: 0, begun: Box::default(), ranges };

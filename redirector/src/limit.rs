@@ -15,6 +15,7 @@
 
 use crate::config::Limits;
 use crate::fast::names::stir;
+use godwit_net::memory::zeros;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +40,9 @@ pub(crate) enum Verdict {
 
 /// The table of buckets.
 pub(crate) struct Limiter {
-    buckets: Box<[Bucket]>,
+    /// Of each bucket two numbers: its prefix, and when it will be full again, ns since the start.
+    /// Those that nobody uses take no memory.
+    buckets: Box<[AtomicU64]>,
     /// What one reply costs, ns; 0 for no limit.
     cost: AtomicU64,
     slip: AtomicU64,
@@ -49,18 +52,17 @@ pub(crate) struct Limiter {
     seed: u64,
 }
 
-#[derive(Default)]
-struct Bucket {
-    prefix: AtomicU64,
-    /// When it will be full again, ns since the start.
-    full_at: AtomicU64,
+#[derive(Clone, Copy)]
+struct Bucket<'a> {
+    prefix: &'a AtomicU64,
+    full_at: &'a AtomicU64,
 }
 
 impl Limiter {
     pub(crate) fn new(limits: &Limits) -> Limiter {
         let buckets = limits.prefixes_max.clamp(32, 1 << 24);
         let limiter = Limiter {
-            buckets: (0..buckets).map(|_| Bucket::default()).collect(),
+            buckets: zeros(2 * buckets),
             cost: AtomicU64::new(0),
             slip: AtomicU64::new(0),
             beyond: AtomicU64::new(0),
@@ -106,11 +108,14 @@ impl Limiter {
     fn take(&self, now: u64, prefix: u64, cost: u64) -> bool {
         // Which places a prefix has is not for others to guess.
         let hash = stir(prefix ^ self.seed);
-        let len = self.buckets.len() as u64;
-        let place = |half: u64| &self.buckets[(((half & 0xffff_ffff) * len) >> 32) as usize];
+        let len = self.buckets.len() as u64 / 2;
+        let place = |half: u64| {
+            let at = (((half & 0xffff_ffff) * len) >> 32) as usize * 2;
+            Bucket { prefix: &self.buckets[at], full_at: &self.buckets[at + 1] }
+        };
         let (first, second) = (place(hash), place(hash >> 32));
-        let is_its = |bucket: &Bucket| bucket.prefix.load(Ordering::Relaxed) == prefix;
-        let full_at = |bucket: &Bucket| bucket.full_at.load(Ordering::Relaxed);
+        let is_its = |bucket: Bucket<'_>| bucket.prefix.load(Ordering::Relaxed) == prefix;
+        let full_at = |bucket: Bucket<'_>| bucket.full_at.load(Ordering::Relaxed);
         let bucket = match () {
             () if is_its(first) => first,
             () if is_its(second) => second,
@@ -190,6 +195,6 @@ mod tests {
         let limiter = limiter(10, 2);
         let flood = |n: u32| IpAddr::from((n << 8).to_be_bytes());
         assert!((0..100_000).all(|n| limiter.check(u64::from(n) * MS, flood(n)) == Verdict::Send));
-        assert_eq!(limiter.buckets.len(), 64);
+        assert_eq!(limiter.buckets.len(), 2 * 64);
     }
 }

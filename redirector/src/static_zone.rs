@@ -66,6 +66,7 @@ impl StaticZone {
     /// Reads the zone's file and everything it names, and compiles it. Blocks: a second for a
     /// million prefixes.
     pub fn open(path: &Path) -> Result<StaticZone, Problem> {
+        godwit_net::memory::expect_large_blocks_once();
         let mut plan = Plan::read(path)?;
         let geo = plan.take_geo()?;
         let states = plan.states()?;

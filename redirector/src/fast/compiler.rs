@@ -7,12 +7,18 @@
 use crate::capture::Engine;
 use crate::fast::compiled::Compiled;
 use arc_swap::ArcSwap;
+use godwit_net::memory;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the view is looked at.
 const PERIOD: Duration = Duration::from_millis(20);
+
+/// When what was done so long before is surely over: the first answers, too.
+const TIDY_AFTER: Duration = Duration::from_secs(1);
+/// A network's map changes every few seconds, and needs what the change before needed.
+const TIDY_PERIOD: Duration = Duration::from_secs(60);
 
 /// The current view, compiled.
 pub(crate) type Current = Arc<ArcSwap<Compiled>>;
@@ -25,11 +31,35 @@ pub(crate) fn first(engine: &Engine) -> Current {
 
 /// Keeps `current` current until told to stop.
 pub(crate) fn run(engine: &Engine, current: &Current, stop: &AtomicBool) {
+    let mut tidying = Tidying { due: Some(Instant::now() + TIDY_AFTER), next: Instant::now() };
     while !stop.load(Ordering::Relaxed) {
         let view = engine.handler().shared().load_full();
         if !Arc::ptr_eq(&view, &current.load().view) {
             current.store(Arc::new(Compiled::new(engine, view)));
+            tidying.due.get_or_insert(Instant::now() + TIDY_AFTER);
         }
+        tidying.look();
         std::thread::sleep(PERIOD);
+    }
+}
+
+/// What was needed to start or to compile, memory and pages of the program, is given back a while later.
+struct Tidying {
+    due: Option<Instant>,
+    /// Not before.
+    next: Instant,
+}
+
+impl Tidying {
+    fn look(&mut self) {
+        let now = Instant::now();
+        if self.due.is_none_or(|due| now < due.max(self.next)) {
+            return;
+        }
+        (self.due, self.next) = (None, now + TIDY_PERIOD);
+        memory::give_back();
+        if let Err(error) = memory::let_go_of_files() {
+            tracing::debug!(%error, "pages of the program stay mapped");
+        }
     }
 }
