@@ -165,7 +165,7 @@ impl Redirector {
             tasks.spawn(accept(listening.tcp, &plain, Speaks::Dns)?);
         }
         let limiter = Arc::new(limit::Limiter::new(&config.limits));
-        let threads = Threads::start(udp, &engine, &limiter);
+        let threads = Threads::start(udp, &engine, &limiter, config.fast_path);
         tasks.spawn(threads.map_err(|error| StartError::Runtime("UDP", error))?.run(stopped.clone()));
         // Whoever holds one of them still reads QUIC.
         let (reading, read) = mpsc::channel::<Infallible>(1);

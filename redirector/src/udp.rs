@@ -2,6 +2,7 @@
 
 use crate::capture::Engine;
 use crate::fast::compiler;
+use crate::fast::respond::Responder;
 use crate::fast::worker::Worker;
 use crate::limit::Limiter;
 use std::io;
@@ -23,11 +24,16 @@ impl Threads {
         sockets: Vec<UdpSocket>,
         engine: &Engine,
         limiter: &Arc<Limiter>,
+        fast_path: bool,
     ) -> io::Result<Threads> {
         let current = compiler::first(engine);
         let workers = sockets
             .into_iter()
-            .map(|socket| Worker::new(socket, engine.clone(), current.clone(), limiter.clone()))
+            .map(|socket| {
+                let responder = Responder::new(engine.clone(), current.load_full());
+                let responder = if fast_path { responder } else { responder.without_fast_path() };
+                Worker::new(socket, engine.clone(), current.clone(), responder, limiter.clone())
+            })
             .collect::<io::Result<Vec<_>>>()?;
         let mut threads = Threads { stop: Arc::default(), handles: Vec::new() };
         let engine = engine.clone();

@@ -51,6 +51,7 @@ impl Worker {
         socket: UdpSocket,
         engine: Engine,
         current: Current,
+        responder: Responder,
         limiter: Arc<Limiter>,
     ) -> io::Result<Worker> {
         let address = socket.local_addr()?;
@@ -60,7 +61,6 @@ impl Worker {
         }
         socket.set_read_timeout(Some(WAIT))?;
         let batch = Batch::new(BATCH, QUERY_LEN_MAX, REPLY_LEN_MAX, unspecified);
-        let responder = Responder::new(engine.clone(), current.load_full());
         let tally = Tally::new(engine.metrics.clone());
         Ok(Worker { socket, batch, engine, current, responder, limiter, tally })
     }
