@@ -1,15 +1,15 @@
 //! Question and client in, records out.
 
 mod find;
-mod plain;
+mod names;
 mod why;
 
 pub use why::client_prefix;
 
 use crate::view::View;
-use crate::zone::{Binding, CHAIN_MAX, Checked, Node};
+use crate::zone::{Binding, CHAIN_MAX, Checked, Node, Path};
 pub(crate) use find::exists;
-use find::{Built, Found, find};
+use find::{Built, Found, find, find_at};
 use godwit_core::time::Time;
 use godwit_map::{Answer, MemberInput, SiteRef};
 use hickory_server::proto::op::ResponseCode;
@@ -143,17 +143,28 @@ impl<'v> Answerer<'v> {
     where
         'v: 'a,
     {
-        Draft { view: self.view, name, zone: name.trim_to(self.view.zone.labels()), kind }
+        Draft { view: self.view, name, asked: name, kind }
     }
 
     /// Whose choice decides what is answered to a question: what a cache of replies must know before
     /// it asks. `None` when the name does not exist.
     pub fn subject(&self, name: &Name, kind: RecordType) -> Option<Subject> {
-        let origin = self.view.zone.origin();
-        let own = origin.zone_of(name).then(|| find(self.view, name))??;
+        let (origin, labels) = (self.view.zone.origin(), self.view.zone.labels());
+        let path = origin.zone_of(name).then(|| Path::of(name, labels))??;
+        self.subject_of(&path, kind)
+    }
+
+    /// The same for a name as it stands in a packet, without the labels of the zone, which it is in.
+    /// Nothing is allocated.
+    pub fn subject_below(&self, labels: &[u8], kind: RecordType) -> Option<Subject> {
+        self.subject_of(&Path::of_wire(labels)?, kind)
+    }
+
+    fn subject_of(&self, path: &Path, kind: RecordType) -> Option<Subject> {
+        let own = find_at(self.view, path)?;
         // A CNAME exists, whatever its target does.
         let Some(found) = self.target(own, kind) else { return Some(Subject::Nobody) };
-        let binding = found.node.and_then(|node| node.bindings.iter().find(|binding| binding.kind == kind));
+        let binding = found.node.and_then(|node| node.bindings().iter().find(|binding| binding.kind == kind));
         let site = match binding {
             Some(binding) => self.view.generation.site_ref(&binding.site),
             None => found.site,
@@ -161,10 +172,12 @@ impl<'v> Answerer<'v> {
         Some(site.map_or(Subject::Nobody, Subject::Choice))
     }
 
-    /// The names whose A and AAAA records are what the map tells of a site, with the TTL of
-    /// [`Options::ttl`] and nothing beside them: in wire form with small letters, without wildcards.
-    pub fn plain_names(&self) -> Vec<(Vec<u8>, SiteRef)> {
-        plain::names(self.view)
+    /// Gives every name that exists, in wire form with small letters, and some more than once: with a
+    /// site where its A and AAAA records are what the map tells of that site, with the TTL of
+    /// [`Options::ttl`], and nothing beside them. A wildcard is given with its asterisk and without a
+    /// site. Of the names of reasons, of members and of regions only those above them are given.
+    pub fn names(&self, see: &mut dyn FnMut(&[u8], Option<SiteRef>)) {
+        names::each(self.view, see);
     }
 
     /// What stands at the end of the CNAMEs that a question of this type follows.
@@ -210,8 +223,8 @@ impl<'v> Answerer<'v> {
             _ => {}
         }
         if let Some(node) = found.node {
-            types.extend(node.records.iter().map(Record::record_type));
-            types.extend(node.bindings.iter().map(|binding| binding.kind));
+            types.extend(node.records().iter().map(Record::record_type));
+            types.extend(node.bindings().iter().map(|binding| binding.kind));
         }
         if self.service(&found).is_some() {
             types.push(HTTPS);
@@ -251,8 +264,8 @@ pub struct Question<'a> {
 struct Draft<'a> {
     view: &'a View,
     name: &'a Name,
-    /// The zone in the case that the question wrote it in: so it is compressed in the reply.
-    zone: Name,
+    /// The question's name.
+    asked: &'a Name,
     kind: RecordType,
 }
 
@@ -306,7 +319,7 @@ impl Draft<'_> {
 
     /// What the configuration and challenges have here of the type.
     fn configured(&self, found: &Found<'_>) -> Vec<Record> {
-        let records = found.node.map_or(&[][..], |node| &node.records);
+        let records = found.node.map_or(&[][..], |node| node.records());
         let records = records.iter().filter(|record| record.record_type() == self.kind);
         let mut answers: Vec<Record> = records
             .map(|record| Record::from_rdata(self.name.clone(), record.ttl, record.data.clone()))
@@ -322,7 +335,7 @@ impl Draft<'_> {
     }
 
     fn binding<'n>(&self, node: &'n Node) -> Option<&'n Binding> {
-        node.bindings.iter().find(|binding| binding.kind == self.kind)
+        node.bindings().iter().find(|binding| binding.kind == self.kind)
     }
 
     /// RFC 1034, 4.3.2, 3a: the CNAME, and what its target is answered with where that is here.
@@ -331,7 +344,7 @@ impl Draft<'_> {
         if chain == 0 || !self.view.zone.origin().zone_of(target) {
             return self.reply(vec![own]);
         }
-        let next = Draft { view: self.view, name: target, zone: self.zone.clone(), kind: self.kind };
+        let next = Draft { view: self.view, name: target, asked: self.asked, kind: self.kind };
         let mut reply = next.at(find(self.view, target), client, chain - 1);
         if reply.code != ResponseCode::ServFail {
             reply.answers.insert(0, own);
@@ -472,9 +485,10 @@ impl Draft<'_> {
     fn soa(&self, ttl: Duration) -> Record {
         // No redirector is the primary one, so the zone's own name stands for all; it is also what
         // keeps negative answers below 3.2 times the shortest queries.
-        let contact = self.zone.prepend_label("hostmaster").unwrap_or_else(|_| self.zone.clone());
+        let zone = self.zone();
+        let contact = zone.prepend_label("hostmaster").unwrap_or_else(|_| zone.clone());
         let soa = SOA::new(
-            self.zone.clone(),
+            zone.clone(),
             contact,
             self.view.serial(),
             3600,
@@ -482,13 +496,19 @@ impl Draft<'_> {
             604_800,
             seconds(self.options().ttl),
         );
-        Record::from_rdata(self.zone.clone(), seconds(ttl), RData::SOA(soa))
+        Record::from_rdata(zone, seconds(ttl), RData::SOA(soa))
+    }
+
+    /// The zone in the case that the question wrote it in: so it is compressed in the reply.
+    fn zone(&self) -> Name {
+        self.asked.trim_to(self.view.zone.labels())
     }
 
     /// `<member>.node.<zone>`; the zone itself should that be too long for a name.
     fn node_name(&self, member: &MemberInput) -> Name {
-        let name = self.zone.prepend_label("node").and_then(|name| name.prepend_label(member.name.as_str()));
-        name.unwrap_or_else(|_| self.zone.clone())
+        let zone = self.zone();
+        let name = zone.prepend_label("node").and_then(|name| name.prepend_label(member.name.as_str()));
+        name.unwrap_or(zone)
     }
 
     fn options(&self) -> &Options {

@@ -4,10 +4,12 @@
 //! order: the client subnet as it came with the scope (RFC 7871, 7.2.1), the cookie (RFC 7873), the
 //! name server's identifier (RFC 5001). The bytes are made here for every path a reply can take.
 
+use crate::answer::Reply;
 use crate::cookie::{COOKIE_LEN, Secrets};
-use crate::handler::{PAYLOAD_MAX, PAYLOAD_PLAIN};
+use crate::handler::{PAYLOAD_MAX, PAYLOAD_PLAIN, compact};
 use crate::screen::{HEADER_LEN, Opt, Query, Subnet};
 use crate::size::Bounds;
+use crate::view::View;
 use arc_swap::ArcSwap;
 use hickory_server::proto::op::Edns;
 use hickory_server::proto::rr::rdata::opt::EdnsOption;
@@ -24,6 +26,8 @@ pub(crate) const OPTION_NSID: u16 = 3;
 pub(crate) const TYPE_OPT: u8 = 41;
 /// Length of an OPT record without options.
 pub(crate) const OPT_LEN: usize = 11;
+/// CO among the EDNS flags after DO (RFC 9824, 5.1).
+const FLAG_COMPACT_OK: u16 = 0x4000;
 /// The longest identifier: a name.
 const NSID_LEN_MAX: usize = 64;
 /// All options of a reply at their longest.
@@ -143,13 +147,25 @@ impl Manners {
         subnet + cookie + if said.identify { 4 + self.identifier.len() } else { 0 }
     }
 
-    /// The OPT record of a reply, for hickory to write.
-    pub(crate) fn edns(&self, opt: &Opt, said: &Said, scope: u8) -> Edns {
-        let mut edns = own();
+    /// The OPT record of a reply; nothing `said` where the query was in another version than ours.
+    pub(crate) fn opt_record(&self, view: &View, opt: &Opt, said: Option<&Said>, reply: &Reply) -> OptRecord {
+        let mut options = [0; OPTIONS_LEN_MAX];
+        let len = said.map_or(0, |said| self.options(opt, said, reply.scope, &mut options));
         // RFC 3225, 3: DO is copied.
+        let flags = said.map_or(0, |_| u8::from(opt.dnssec_ok) << 7 | u8::from(compact(view, opt)) << 6);
+        OptRecord { head: opt_head(reply.code.high(), flags, len), options, len }
+    }
+
+    /// The same, for hickory to write.
+    pub(crate) fn edns(&self, view: &View, opt: &Opt, said: Option<&Said>, reply: &Reply) -> Edns {
+        let mut edns = own();
+        let Some(said) = said else { return edns };
         edns.set_dnssec_ok(opt.dnssec_ok);
+        if compact(view, opt) {
+            edns.flags_mut().z |= FLAG_COMPACT_OK;
+        }
         let mut bytes = [0; OPTIONS_LEN_MAX];
-        let len = self.options(opt, said, scope, &mut bytes);
+        let len = self.options(opt, said, reply.scope, &mut bytes);
         let mut rest = &bytes[..len];
         while let Some(([high, low, 0, value_len], after)) = rest.split_first_chunk() {
             let (value, next) = after.split_at((*value_len).into());
@@ -158,6 +174,20 @@ impl Manners {
             rest = next;
         }
         edns
+    }
+}
+
+/// An OPT record as it stands in a reply.
+pub(crate) struct OptRecord {
+    head: [u8; OPT_LEN],
+    options: [u8; OPTIONS_LEN_MAX],
+    len: usize,
+}
+
+impl OptRecord {
+    /// Its octets: the head, then the options.
+    pub(crate) fn parts(&self) -> [&[u8]; 2] {
+        [&self.head, &self.options[..self.len]]
     }
 }
 

@@ -7,16 +7,17 @@
 use crate::answer::{Answerer, Cache, Question, Reply, exists};
 use crate::clock::Clock;
 use crate::dnssec::{Asked, Asker, SignError, Signer};
-use crate::edns::{self, Manners};
-use crate::screen::{Opt, Screened, reject, screen};
+use crate::edns::{self, Manners, Said};
+use crate::message::{self, Received};
+use crate::screen::{Opt, Screened, screen};
 use crate::size::{self, Shape, fit};
 use crate::view::{SharedView, View};
 use godwit_core::time::Time as Instant;
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
-use hickory_server::proto::op::{Edns, Header, HeaderCounts, Metadata, ResponseCode, emit_message_parts};
+use hickory_server::proto::op::{Header, HeaderCounts, Metadata, ResponseCode};
 use hickory_server::proto::rr::{DNSClass, Name, Record};
-use hickory_server::proto::serialize::binary::{BinDecoder, BinEncoder};
+use hickory_server::proto::serialize::binary::BinDecoder;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::{MessageResponseBuilder, Queries};
 use std::net::IpAddr;
@@ -26,9 +27,6 @@ use std::net::IpAddr;
 pub(crate) const PAYLOAD_MAX: u16 = 1232;
 /// RFC 1035, 4.2.1: without EDNS.
 pub(crate) const PAYLOAD_PLAIN: u16 = 512;
-
-/// CO among the EDNS flags after DO (RFC 9824, 5.1).
-const FLAG_COMPACT_OK: u16 = 0x4000;
 
 /// A hickory [`RequestHandler`] that answers from the current view.
 #[derive(Clone)]
@@ -84,64 +82,40 @@ impl Handler {
         &self.clock
     }
 
-    /// Replies to a request at `now` (seconds since 1970) from `view`; `None` when it deserves no
-    /// reply, or none can be encoded.
-    pub fn respond(&self, now: u32, view: &View, request: &Request) -> Option<Replied> {
-        let (metadata, edns, reply, shape) = match self.decide(now, view, request, Compression::Full) {
-            Decision::Silent => return None,
-            Decision::Reject { code, edns } => {
-                let bytes = reject(request.as_slice(), code, edns.is_some())?;
-                let (cache, until, shape) = (Cache::Never, Instant::NEVER, None);
-                return Some(Replied { bytes, code, cache, until, shape });
-            }
-            Decision::Reply { metadata, edns, reply, shape } => (metadata, edns, reply, shape),
-        };
-        let mut bytes = Vec::with_capacity(512);
-        // hickory's own response writes the question as one piece, to which no name can point: most
-        // replies would have its name twice.
-        let written = emit_message_parts(
-            &metadata,
-            &mut request.queries.queries().iter().map(|query| query.original()),
-            &mut reply.answers.iter(),
-            &mut reply.authority.iter(),
-            &mut reply.additional.iter(),
-            edns.as_ref(),
-            None,
-            &mut BinEncoder::new(&mut bytes),
-        );
-        if let Err(error) = written {
-            tracing::debug!(%error, "reply not encoded");
-            return None;
-        }
+    /// Replies to a query at `now` (seconds since 1970) from `view`; `None` when no reply can be
+    /// encoded.
+    pub fn respond(&self, now: u32, view: &View, received: &Received<'_>) -> Option<Replied> {
+        let name = received.name()?;
+        let Decided { reply, said, truncated, shape } =
+            self.decide(now, view, received, &name, Compression::Full);
+        let opt = received.query.edns.as_ref();
+        let opt = opt.map(|opt| self.manners.opt_record(view, opt, said.as_ref(), &reply));
+        let bytes = message::encode(received, &name, &reply, truncated, opt.as_ref())?;
         Some(Replied { bytes, code: reply.code, cache: reply.cache, until: reply.until, shape })
     }
 
-    /// Decides on a request: pure, and the same for every transport but for the length.
-    fn decide(&self, now: u32, view: &View, request: &Request, compression: Compression) -> Decision {
-        let query = match screen(request.as_slice()) {
-            Screened::Silent(_) => return Decision::Silent,
-            Screened::Reject { code, edns } => return Decision::Reject { code, edns: edns.then(edns::own) },
-            Screened::Pass(query) => query,
-        };
-        let Ok(info) = request.request_info() else {
-            return Decision::Reject { code: ResponseCode::FormErr, edns: None };
-        };
-        let mut metadata = Metadata::response_from_request(&request.metadata);
+    /// Decides on a query: pure, and the same for every transport but for the length.
+    fn decide(
+        &self,
+        now: u32,
+        view: &View,
+        received: &Received<'_>,
+        name: &Name,
+        compression: Compression,
+    ) -> Decided {
+        let Received { packet, query, source, over_udp } = *received;
         // RFC 6891, 6.1.3: another version is answered with ours.
         if query.edns.as_ref().is_some_and(|opt| opt.version != 0) {
-            metadata.response_code = ResponseCode::BADVERS;
-            return Decision::Reply { metadata, edns: Some(edns::own()), reply: Reply::empty(), shape: None };
+            let reply = Reply { code: ResponseCode::BADVERS, ..Reply::empty() };
+            return Decided { reply, said: None, truncated: false, shape: None };
         }
-        let original = info.query.original();
         let question = Question {
-            name: original.name(),
-            kind: original.query_type(),
-            class: original.query_class(),
-            client: client(query.edns.as_ref(), request.src().ip()),
+            name,
+            kind: query.kind.into(),
+            class: query.class.into(),
+            client: client(query.edns.as_ref(), source),
         };
-        let source = request.src().ip();
         let said = query.edns.as_ref().map(|opt| self.manners.say(now, opt, source));
-        let over_udp = request.protocol() == Protocol::Udp;
         let verified = !over_udp || said.is_some_and(|said| said.proven);
         let asker = Asker { source, verified };
         let (mut reply, refused) = match view.zone.signer() {
@@ -149,30 +123,20 @@ impl Handler {
             None => (Answerer::new(view).answer(&question), false),
         };
         let said = said.map(|said| if reply.authoritative { said } else { said.briefly() });
-        let (asked, origin) = (original.name(), view.zone.origin());
-        let mut shape = Some(size::shape(&reply, asked, origin)).filter(|_| !refused);
+        let origin = view.zone.origin();
+        let mut shape = Some(size::shape(&reply, name, origin)).filter(|_| !refused);
         let mut truncated = over_udp && refused;
         if over_udp {
-            let mut bounds = self.manners.bounds(request.as_slice().len(), &query, said.as_ref());
+            let mut bounds = self.manners.bounds(packet.len(), query, said.as_ref());
             if let Compression::WithoutQuestion = compression {
                 bounds.fixed += query.name_len;
             }
             if shape.is_none_or(|shape| !bounds.admit(shape)) {
-                truncated |= !fit(&mut reply, asked, origin, &bounds);
+                truncated |= !fit(&mut reply, name, origin, &bounds);
                 shape = None;
             }
         }
-        let edns = query.edns.as_ref().zip(said).map(|(opt, said)| {
-            let mut edns = self.manners.edns(opt, &said, reply.scope);
-            if compact(view, opt) {
-                edns.flags_mut().z |= FLAG_COMPACT_OK;
-            }
-            edns
-        });
-        metadata.authoritative = reply.authoritative;
-        metadata.truncation = truncated;
-        metadata.response_code = reply.code;
-        Decision::Reply { metadata, edns, reply, shape }
+        Decided { reply, said, truncated, shape }
     }
 
     /// The reply in a signed zone, and whether it says to come again over TCP.
@@ -224,10 +188,14 @@ enum Compression {
     WithoutQuestion,
 }
 
-enum Decision {
-    Silent,
-    Reject { code: ResponseCode, edns: Option<Edns> },
-    Reply { metadata: Metadata, edns: Option<Edns>, reply: Reply, shape: Option<Shape> },
+/// A reply and what is said beside it.
+struct Decided {
+    reply: Reply,
+    /// What is said in its OPT record; `None` where it has none, or one without options.
+    said: Option<Said>,
+    /// Whether it says to come again over TCP.
+    truncated: bool,
+    shape: Option<Shape>,
 }
 
 /// RFC 9824, 5.1: in a signed zone CO for a CO, whatever the answer.
@@ -253,16 +221,37 @@ impl RequestHandler for Handler {
     ) -> ResponseInfo {
         let none: [Record; 0] = [];
         let now = T::current_time() as u32;
-        let sent = match self.decide(now, &self.shared.load(), request, Compression::WithoutQuestion) {
-            Decision::Silent => return nothing_sent(request),
-            Decision::Reject { code, edns } => {
+        let query = match (screen(request.as_slice()), request.request_info()) {
+            (Screened::Silent(_), _) => return nothing_sent(request),
+            (Screened::Pass(query), Ok(info)) => Ok((query, info)),
+            (Screened::Pass(_), Err(_)) => Err((ResponseCode::FormErr, false)),
+            (Screened::Reject { code, edns }, _) => Err((code, edns)),
+        };
+        let sent = match query {
+            Err((code, edns)) => {
                 let Ok(queries) = Queries::read(&mut BinDecoder::new(&[]), 0) else {
                     return nothing_sent(request);
                 };
+                let edns = edns.then(edns::own);
                 let builder = MessageResponseBuilder::new(&queries, edns.as_ref());
                 out.send_response(builder.error_msg(&request.metadata, code)).await
             }
-            Decision::Reply { metadata, edns, reply, .. } => {
+            Ok((query, info)) => {
+                let received = Received {
+                    packet: request.as_slice(),
+                    query: &query,
+                    source: request.src().ip(),
+                    over_udp: request.protocol() == Protocol::Udp,
+                };
+                let (view, name) = (self.shared.load(), info.query.original().name());
+                let Decided { reply, said, truncated, .. } =
+                    self.decide(now, &view, &received, name, Compression::WithoutQuestion);
+                let mut metadata = Metadata::response_from_request(&request.metadata);
+                metadata.authoritative = reply.authoritative;
+                metadata.truncation = truncated;
+                metadata.response_code = reply.code;
+                let edns =
+                    query.edns.as_ref().map(|opt| self.manners.edns(&view, opt, said.as_ref(), &reply));
                 let builder = MessageResponseBuilder::new(&request.queries, edns.as_ref());
                 let response =
                     builder.build(metadata, &reply.answers, &reply.authority, &none, &reply.additional);

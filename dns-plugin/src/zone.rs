@@ -131,6 +131,11 @@ impl Zone {
         self.challenges.0.get(key).map_or(&[], Vec::as_slice)
     }
 
+    /// Where challenges stand.
+    pub(crate) fn challenge_owners(&self) -> impl Iterator<Item = &[u8]> {
+        self.challenges.0.keys().map(std::borrow::Borrow::borrow)
+    }
+
     /// Whether some challenge stands at or below a name.
     pub(crate) fn has_challenges_under(&self, key: &[u8]) -> bool {
         self.challenges.0.contains_key(key) || has_below(&self.challenges.0, key)
@@ -140,6 +145,6 @@ impl Zone {
     /// with their asterisk: what a secondary may hold. Without SOA and NS of the apex, which the map
     /// knows, and without challenges, which are gone before a secondary has them.
     pub fn static_records(&self) -> Vec<Record> {
-        self.contents.nodes.values().flat_map(|node| node.records.iter().cloned()).collect()
+        self.contents.nodes.values().flat_map(|node| node.records().iter().cloned()).collect()
     }
 }

@@ -7,11 +7,11 @@ use crate::metrics::{Drop, Metrics, Outcome, Transport};
 use crate::transfer::{self, Transfers};
 use crate::tsig::Opened;
 use crate::udp::truncate;
-use godwit_dns_plugin::screen::{Screened, Silence, other_version, reject, screen};
-use godwit_dns_plugin::{Handler, Replied, View, client};
-use hickory_server::net::xfer::Protocol;
+use godwit_dns_plugin::screen::{HEADER_LEN, Query, Screened, Silence, other_version, reject, screen};
+use godwit_dns_plugin::{Handler, Received, Replied, View, client};
 use hickory_server::proto::op::{Message, ResponseCode};
-use hickory_server::server::Request;
+use hickory_server::proto::rr::Name;
+use hickory_server::proto::serialize::binary::{BinDecodable, BinDecoder};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -74,13 +74,13 @@ impl Engine {
             Screened::Reject { code, edns } => return self.reject(packet, code, edns, transport),
             Screened::Pass(query) => query,
         };
-        let answer = |packet: &[u8]| {
-            if let Some(reply) = other_version(packet, &query) {
+        let answer = |packet: &[u8], query: &Query| {
+            if let Some(reply) = other_version(packet, query) {
                 let (kind, code) = (Some(query.kind.into()), ResponseCode::BADVERS);
                 self.metrics.answered(Outcome { transport, kind, code });
                 return Some(reply);
             }
-            let Some(replied) = self.respond(now, view, packet, source, transport) else {
+            let Some(replied) = self.respond(now, view, packet, query, source, transport) else {
                 return self.reject(packet, ResponseCode::FormErr, false, transport);
             };
             let kind = Some(query.kind.into());
@@ -90,10 +90,16 @@ impl Engine {
             }
             Some(replied.bytes)
         };
+        if !query.extra {
+            return answer(packet, &query);
+        }
         match self.transfers.open(packet) {
-            Opened::Plain => answer(packet),
-            Opened::Signed { query, mut signer } => {
-                let mut reply = answer(&query)?;
+            Opened::Plain => answer(packet, &query),
+            Opened::Signed { query: packet, mut signer } => {
+                let mut reply = match screen(&packet) {
+                    Screened::Pass(query) => answer(&packet, &query)?,
+                    _ => self.reject(&packet, ResponseCode::FormErr, false, transport)?,
+                };
                 if transport == Transport::Udp && reply.len() + SIGNATURE_LEN_MAX > PAYLOAD_PLAIN {
                     let len = truncate(&mut reply);
                     reply.truncate(len);
@@ -108,33 +114,33 @@ impl Engine {
         }
     }
 
-    /// The reply to a packet that was screened and is not signed, not counted; `None` when hickory
-    /// cannot read it.
+    /// The reply to a query that is not signed, not counted; `None` when hickory cannot read it.
     pub(crate) fn respond(
         &self,
         now: u32,
         view: &View,
         packet: &[u8],
+        query: &Query,
         source: SocketAddr,
         transport: Transport,
     ) -> Option<Replied> {
-        let protocol = match transport {
-            Transport::Udp => Protocol::Udp,
-            Transport::Tcp | Transport::Tls | Transport::Https | Transport::Quic => Protocol::Tcp,
-        };
-        let request = Request::from_bytes(packet.to_vec(), source, protocol).ok()?;
-        self.handler.respond(now, view, &request)
+        // Records that are not heeded have to be sound all the same.
+        if query.extra {
+            Message::from_vec(packet).ok()?;
+        }
+        let over_udp = transport == Transport::Udp;
+        self.handler.respond(now, view, &Received { packet, query, source: source.ip(), over_udp })
     }
 
     /// Has a query that was answered looked at: why it was answered so.
     pub(crate) fn offer(&self, packet: &[u8], source: SocketAddr, transport: Transport) {
         let Screened::Pass(query) = screen(packet) else { return };
-        let Ok(message) = Message::from_vec(packet) else { return };
-        let Some(question) = message.queries.first() else { return };
+        let Some(name) = packet.get(HEADER_LEN..) else { return };
+        let Ok(name) = Name::read(&mut BinDecoder::new(name)) else { return };
         let subnet = query.edns.as_ref().and_then(|opt| opt.subnet).is_some_and(|subnet| subnet.source > 0);
         self.decisions.offer(Sample {
-            name: question.name().clone(),
-            kind: question.query_type(),
+            name,
+            kind: query.kind.into(),
             by: client(query.edns.as_ref(), source.ip()),
             subnet,
             transport,

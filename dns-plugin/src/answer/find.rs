@@ -10,7 +10,7 @@ use godwit_map::{MemberInput, SiteRef};
 use hickory_server::proto::rr::Name;
 
 /// The label below a site's name that asks for reasons.
-const WHY_LABEL: &str = "why";
+pub(crate) const WHY_LABEL: &str = "why";
 
 /// What the map has at a name.
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +50,12 @@ impl Found<'_> {
 
 /// What stands at `name`, which is in the zone; `None` when there is no such name.
 pub(crate) fn find<'v>(view: &'v View, name: &Name) -> Option<Found<'v>> {
-    let path = Path::of(name, view.zone.labels())?;
-    if let Some(found) = exact(view, &path) {
+    find_at(view, &Path::of(name, view.zone.labels())?)
+}
+
+/// What stands at a path below the zone.
+pub(crate) fn find_at<'v>(view: &'v View, path: &Path) -> Option<Found<'v>> {
+    if let Some(found) = exact(view, path) {
         return Some(found);
     }
     let encloser = (0..path.labels()).rev().find(|labels| exact(view, &path.cut(*labels)).is_some())?;

@@ -8,6 +8,7 @@ use godwit_core::name::SiteName;
 use hickory_server::proto::rr::rdata::CNAME;
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 /// At most so many names stand in the configuration: a hundred times the largest zones written by
@@ -33,24 +34,61 @@ fn wrong(key: impl Into<String>, problem: impl Into<String>) -> ZoneError {
     ZoneError { key: key.into(), problem: problem.into() }
 }
 
-/// What stands at one name beside the map.
-#[derive(Clone, Debug, Default)]
+/// What stands at one name beside the map. Most names are aliases and nothing else, and there may be
+/// many: so the rest is elsewhere.
+#[derive(Clone, Debug)]
 pub(crate) struct Node {
     /// The site that answers here.
     pub(crate) site: Option<Arc<str>>,
-    /// Its owner is the configured one; a wildcard's is the asterisk.
-    pub(crate) records: Vec<Record>,
-    pub(crate) bindings: Vec<Binding>,
-    /// The key in the configuration that brought it first.
-    key: String,
+    own: Option<Box<Own>>,
+    /// What brought it first.
+    place: Place,
+}
+
+/// What the configuration has at a name.
+#[derive(Clone, Debug, Default)]
+struct Own {
+    /// Their owner is the configured one; a wildcard's is the asterisk.
+    records: Vec<Record>,
+    bindings: Vec<Binding>,
+}
+
+/// A place in the configuration; in words its key.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Alias(u32),
+    Record(u32),
+    Binding(u32),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Alias(at) => write!(f, "zone.alias[{at}]"),
+            Place::Record(at) => write!(f, "zone.record[{at}]"),
+            Place::Binding(at) => write!(f, "zone.binding[{at}]"),
+        }
+    }
 }
 
 impl Node {
+    pub(crate) fn records(&self) -> &[Record] {
+        self.own.as_ref().map_or(&[], |own| &own.records)
+    }
+
+    pub(crate) fn bindings(&self) -> &[Binding] {
+        self.own.as_ref().map_or(&[], |own| &own.bindings)
+    }
+
     pub(crate) fn cname(&self) -> Option<(&Record, &Name)> {
-        self.records.iter().find_map(|record| match &record.data {
+        self.records().iter().find_map(|record| match &record.data {
             RData::CNAME(CNAME(target)) => Some((record, target)),
             _ => None,
         })
+    }
+
+    fn own(&mut self) -> &mut Own {
+        self.own.get_or_insert_default()
     }
 }
 
@@ -77,7 +115,7 @@ impl Contents {
     /// Checks a configuration for the zone `origin`. `static_ttl` is what a record without a TTL
     /// gets, seconds.
     pub(crate) fn check(config: &ZoneConfig, origin: &Name, static_ttl: u32) -> Result<Contents, ZoneError> {
-        let mut build = Build { origin, static_ttl, names: BTreeMap::new(), contents: Contents::default() };
+        let mut build = Build { origin, static_ttl, site: None, contents: Contents::default() };
         build.contents.why = config.why;
         build.contents.apex = config.apex.as_deref().map(|site| site_name("zone.apex", site)).transpose()?;
         build.contents.https =
@@ -90,13 +128,13 @@ impl Contents {
             build.contents.sites.insert(site.clone(), https);
         }
         for (at, alias) in config.alias.iter().enumerate() {
-            build.alias(&format!("zone.alias[{at}]"), &alias.name, &alias.site)?;
+            build.alias(Place::Alias(at as u32), &alias.name, &alias.site)?;
         }
         for (at, record) in config.record.iter().enumerate() {
-            build.record(&format!("zone.record[{at}]"), record)?;
+            build.record(Place::Record(at as u32), record)?;
         }
         for (at, binding) in config.binding.iter().enumerate() {
-            build.binding(&format!("zone.binding[{at}]"), binding)?;
+            build.binding(Place::Binding(at as u32), binding)?;
         }
         build.finish()
     }
@@ -120,8 +158,10 @@ impl Contents {
             let clashing = |record: &&Record| {
                 matches!(record.record_type(), RecordType::A | RecordType::AAAA | RecordType::CNAME)
             };
-            let clashes = node.site.is_some() || node.records.iter().any(|record| clashing(&record));
-            clashes.then(|| wrong(node.key.clone(), format!("there is a site {site}, which this would hide")))
+            let clashes = node.site.is_some() || node.records().iter().any(|record| clashing(&record));
+            clashes.then(|| {
+                wrong(node.place.to_string(), format!("there is a site {site}, which this would hide"))
+            })
         })
     }
 }
@@ -129,8 +169,8 @@ impl Contents {
 struct Build<'a> {
     origin: &'a Name,
     static_ttl: u32,
-    /// The owner names as written, for telling.
-    names: BTreeMap<Owner, Name>,
+    /// The site that was named last.
+    site: Option<Arc<str>>,
     contents: Contents,
 }
 
@@ -174,28 +214,24 @@ impl Build<'_> {
         Ok((name, path))
     }
 
-    fn node(&mut self, key: &str, name: Name, path: &Path) -> Result<&mut Node, ZoneError> {
+    fn node(&mut self, place: Place, path: &Path) -> Result<&mut Node, ZoneError> {
         let owner = path.owner();
         if self.contents.nodes.len() >= NAMES_MAX
             && !self.contents.nodes.contains_key(path.key(path.labels()))
         {
-            return Err(wrong(key, format!("there are more than {NAMES_MAX} names")));
+            return Err(wrong(place.to_string(), format!("there are more than {NAMES_MAX} names")));
         }
-        self.names.entry(owner.clone()).or_insert(name);
-        let node = self.contents.nodes.entry(owner).or_default();
-        if node.key.is_empty() {
-            key.clone_into(&mut node.key);
-        }
-        Ok(node)
+        Ok(self.contents.nodes.entry(owner).or_insert(Node { site: None, own: None, place }))
     }
 
-    fn alias(&mut self, key: &str, name: &str, site: &str) -> Result<(), ZoneError> {
-        let site = site_name(&format!("{key}.site"), site)?;
-        let (name, path) = self.name(key, name)?;
+    fn alias(&mut self, place: Place, name: &str, site: &str) -> Result<(), ZoneError> {
+        let key = &place.to_string();
+        let site = self.site(&format!("{key}.site"), site)?;
+        let (_, path) = self.name(key, name)?;
         if path.labels() == 0 {
             return Err(wrong(format!("{key}.name"), "for the zone's own name there is zone.apex"));
         }
-        let node = self.node(key, name, &path)?;
+        let node = self.node(place, &path)?;
         if let Some(before) = &node.site {
             return Err(wrong(format!("{key}.name"), format!("it is an alias of {before} already")));
         }
@@ -203,7 +239,8 @@ impl Build<'_> {
         Ok(())
     }
 
-    fn record(&mut self, key: &str, record: &CustomRecord) -> Result<(), ZoneError> {
+    fn record(&mut self, place: Place, record: &CustomRecord) -> Result<(), ZoneError> {
+        let key = &place.to_string();
         let (name, path) = self.name(key, &record.name)?;
         let kind = rdata::kind(&record.kind).map_err(|problem| wrong(format!("{key}.type"), problem))?;
         refuse(kind).map_err(|problem| wrong(format!("{key}.type"), problem))?;
@@ -214,26 +251,26 @@ impl Build<'_> {
         if ttl > i32::MAX as u32 {
             return Err(wrong(format!("{key}.ttl"), "a TTL is below 2^31 seconds"));
         }
-        let made = Record::from_rdata(name.clone(), ttl, data);
-        let node = self.node(key, name, &path)?;
-        if node.records.iter().any(|there| there.data == made.data) {
+        let made = Record::from_rdata(name, ttl, data);
+        let node = self.node(place, &path)?;
+        if node.records().iter().any(|there| there.data == made.data) {
             return Err(wrong(key, "the same record stands here already"));
         }
         // RFC 2181, 5.2: the TTLs of a set are one.
-        if let Some(there) = node.records.iter().find(|there| there.record_type() == kind)
+        if let Some(there) = node.records().iter().find(|there| there.record_type() == kind)
             && there.ttl != ttl
         {
             let problem =
                 format!("the other {kind} records here have the TTL {}, and a set has one", there.ttl);
             return Err(wrong(format!("{key}.ttl"), problem));
         }
-        if node.records.len() >= RECORDS_AT_NAME_MAX {
+        if node.records().len() >= RECORDS_AT_NAME_MAX {
             return Err(wrong(
                 key,
                 format!("there are more than {RECORDS_AT_NAME_MAX} records at this name"),
             ));
         }
-        node.records.push(made);
+        node.own().records.push(made);
         check_node(
             key,
             path.labels() == 0,
@@ -242,7 +279,8 @@ impl Build<'_> {
         )
     }
 
-    fn binding(&mut self, key: &str, binding: &super::config::Binding) -> Result<(), ZoneError> {
+    fn binding(&mut self, place: Place, binding: &super::config::Binding) -> Result<(), ZoneError> {
+        let key = &place.to_string();
         let kind = match binding.kind.to_ascii_uppercase().as_str() {
             "SVCB" => RecordType::SVCB,
             "HTTPS" => RecordType::HTTPS,
@@ -255,11 +293,11 @@ impl Build<'_> {
             match self.contents.nodes.get(target_path.key(target_path.labels())).and_then(|n| n.site.clone())
             {
                 Some(site) => site,
-                None => site_name(&format!("{key}.site"), &binding.site)?,
+                None => self.site(&format!("{key}.site"), &binding.site)?,
             };
-        let (name, path) = self.name(key, &binding.name)?;
-        let node = self.node(key, name, &path)?;
-        node.bindings.push(Binding { kind, site, target, service });
+        let (_, path) = self.name(key, &binding.name)?;
+        let node = self.node(place, &path)?;
+        node.own().bindings.push(Binding { kind, site, target, service });
         check_node(
             key,
             path.labels() == 0,
@@ -268,12 +306,25 @@ impl Build<'_> {
         )
     }
 
-    fn finish(self) -> Result<Contents, ZoneError> {
+    /// A site's name, one in memory however many aliases it has.
+    fn site(&mut self, key: &str, text: &str) -> Result<Arc<str>, ZoneError> {
+        if let Some(same) = self.site.as_ref().filter(|site| ***site == *text) {
+            return Ok(same.clone());
+        }
+        let site = site_name(key, text)?;
+        self.site = Some(site.clone());
+        Ok(site)
+    }
+
+    fn finish(mut self) -> Result<Contents, ZoneError> {
         for (owner, node) in &self.contents.nodes {
             if let Some((_, target)) = node.cname() {
                 self.check_chain(node, target, owner)?;
             }
         }
+        // Made anew from what is in order, the tree has full nodes: those that names were put into one by one
+        // are half empty.
+        self.contents.nodes = std::mem::take(&mut self.contents.nodes).into_iter().collect();
         Ok(self.contents)
     }
 
@@ -294,15 +345,16 @@ impl Build<'_> {
             }
         }
         let problem = format!("the CNAMEs go in a circle, or through more than {CHAIN_MAX} names");
-        Err(wrong(node.key.clone(), problem))
+        Err(wrong(node.place.to_string(), problem))
     }
 }
 
 /// RFC 1034, 3.6.2: beside a CNAME there is nothing.
 fn check_node(key: &str, apex: bool, apex_service: bool, node: &Node) -> Result<(), ZoneError> {
-    let has = |kind: RecordType| node.records.iter().any(|record| record.record_type() == kind);
+    let has = |kind: RecordType| node.records().iter().any(|record| record.record_type() == kind);
     let is_site = node.site.is_some() || apex && apex_service;
-    if has(RecordType::CNAME) && (apex || is_site || node.records.len() > 1 || !node.bindings.is_empty()) {
+    if has(RecordType::CNAME) && (apex || is_site || node.records().len() > 1 || !node.bindings().is_empty())
+    {
         let problem = match apex {
             true => "the zone's own name cannot be a CNAME: set zone.apex to a site",
             false => "beside a CNAME nothing else may stand at a name",
@@ -312,8 +364,8 @@ fn check_node(key: &str, apex: bool, apex_service: bool, node: &Node) -> Result<
     if is_site && (has(RecordType::A) || has(RecordType::AAAA)) {
         return Err(wrong(key, "the addresses of this name come from the site that it stands for"));
     }
-    let twice = node.bindings.iter().enumerate().any(|(at, binding)| {
-        has(binding.kind) || node.bindings[..at].iter().any(|other| other.kind == binding.kind)
+    let twice = node.bindings().iter().enumerate().any(|(at, binding)| {
+        has(binding.kind) || node.bindings()[..at].iter().any(|other| other.kind == binding.kind)
     });
     if twice {
         return Err(wrong(key, "there is a record of this type here already"));

@@ -11,6 +11,8 @@ use hickory_server::proto::rr::Name;
 
 /// The longest owner: a name has at most 255 octets (RFC 1035, 2.3.4).
 const LEN_MAX: usize = 255;
+/// Names of that length have fewer labels.
+const LABELS_MAX: usize = 128;
 
 /// An owner name within the zone; the apex is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,14 +29,14 @@ pub(crate) struct Path {
     bytes: [u8; LEN_MAX + 1],
     len: usize,
     /// Where each label from the zone down begins.
-    starts: [u8; 128],
+    starts: [u8; LABELS_MAX],
     labels: usize,
 }
 
 impl Path {
     /// The zone's own.
     pub(crate) fn root() -> Path {
-        Path { bytes: [0; LEN_MAX + 1], len: 0, starts: [0; 128], labels: 0 }
+        Path { bytes: [0; LEN_MAX + 1], len: 0, starts: [0; LABELS_MAX], labels: 0 }
     }
 
     /// Of `name`, which is in a zone whose name has `zone_labels` labels. `None` when it has fewer.
@@ -44,6 +46,20 @@ impl Path {
         for label in name.iter().take(count).rev() {
             path.push(label)?;
         }
+        Some(path)
+    }
+
+    /// Of the labels below the zone as they stand in a packet: `name` without the zone's own.
+    pub(crate) fn of_wire(mut name: &[u8]) -> Option<Path> {
+        let mut labels: [&[u8]; LABELS_MAX] = [&[]; LABELS_MAX];
+        let mut count = 0;
+        while let Some((len, rest)) = name.split_first() {
+            let (label, rest) = rest.split_at_checked(usize::from(*len))?;
+            *labels.get_mut(count)? = label;
+            (name, count) = (rest, count + 1);
+        }
+        let mut path = Path::root();
+        labels[..count].iter().rev().try_for_each(|label| path.push(label))?;
         Some(path)
     }
 
@@ -71,6 +87,14 @@ impl Path {
         let start = usize::from(*self.starts[..self.labels].get(at)?);
         let len = usize::from(self.bytes[start]);
         std::str::from_utf8(&self.bytes[start + 1..start + 1 + len]).ok()
+    }
+
+    /// The same label as it stands in a name: after its length.
+    pub(crate) fn label_wire(&self, at: usize) -> &[u8] {
+        let Some(start) = self.starts[..self.labels].get(at).map(|start| usize::from(*start)) else {
+            return &[];
+        };
+        &self.bytes[start..=start + usize::from(self.bytes[start])]
     }
 
     /// The ancestor that has only the first `labels` labels, as a key.
@@ -123,6 +147,9 @@ mod tests {
         assert_eq!(path.cut(1).owner().0.as_ref(), b"\x03www");
         assert_eq!(path.key(0), b"");
         assert!(Path::of(&Name::from_ascii("org.").unwrap(), 2).is_none());
+        let of_wire = Path::of_wire(b"\x05_Acme\x03WWW").unwrap();
+        assert_eq!((of_wire.key(2), of_wire.labels()), (path.key(2), 2));
+        assert!(Path::of_wire(b"\x05_Ac").is_none());
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! Cookies (RFC 7873, 9018), the name server's identifier (RFC 5001), and what goes with which reply.
 
-use super::{Query, inputs, shared, view};
+use super::{Query, inputs, replied, shared, view};
 use godwit_dns_plugin::{Handler, Manners, Secrets};
 use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::rr::RecordType;
-use hickory_server::server::Request;
 
 const NOW: u32 = 1_800_000_000;
 const CLIENT: [u8; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
@@ -14,8 +13,7 @@ fn ask_at(now: u32, from: &str, identifier: &str, query: &Query) -> Vec<u8> {
     let handler = Handler::new(view(shared(&inputs())));
     let handler = handler.with_manners(Manners::new(secrets, identifier.as_bytes()));
     let source = format!("{from}:5353").parse().unwrap();
-    let request = Request::from_bytes(query.bytes(), source, Protocol::Udp).unwrap();
-    handler.respond(now, &handler.shared().load(), &request).unwrap().bytes
+    replied(now, &handler, &query.bytes(), source, Protocol::Udp).unwrap()
 }
 
 fn ask(query: &Query) -> Vec<u8> {

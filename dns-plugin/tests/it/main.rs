@@ -16,7 +16,8 @@ use godwit_core::certificate::{Role, Serial};
 use godwit_core::content::VersionNumber;
 use godwit_core::geo::Coordinates;
 use godwit_core::key::SecretKey;
-use godwit_dns_plugin::{Handler, Options, Replied, SharedView, Zone};
+use godwit_dns_plugin::screen::{Screened, reject, screen};
+use godwit_dns_plugin::{Handler, Options, Received, SharedView, Zone};
 use godwit_map::{Generation, GeoDb, Health, Inputs, MemberInput, Shared, SiteInput};
 use hickory_server::net::NetError;
 use hickory_server::net::runtime::TokioTime;
@@ -27,7 +28,7 @@ use hickory_server::proto::serialize::binary::BinEncoder;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponse;
 use ipnet::IpNet;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 /// Two nodes and two redirectors; `www` is on both nodes, `four` has only IPv4.
@@ -177,13 +178,32 @@ fn reply_of(view: SharedView, packet: &[u8], protocol: Protocol) -> Option<Vec<u
     let source = "192.0.2.9:5353".parse().unwrap();
     let request = Request::from_bytes(packet.to_vec(), source, protocol).ok()?;
     let handler = Handler::new(view);
-    let replied = handler.respond(0, &handler.shared().load(), &request);
-    check_hickorys_own(&handler, &request, replied.as_ref());
-    Some(replied?.bytes)
+    let replied = replied(0, &handler, packet, source, protocol);
+    check_hickorys_own(&handler, &request, replied.as_deref());
+    replied
+}
+
+/// What a daemon with this handler sends for a packet.
+pub(crate) fn replied(
+    now: u32,
+    handler: &Handler,
+    packet: &[u8],
+    source: SocketAddr,
+    protocol: Protocol,
+) -> Option<Vec<u8>> {
+    match screen(packet) {
+        Screened::Silent(_) => None,
+        Screened::Reject { code, edns } => reject(packet, code, edns),
+        Screened::Pass(query) => {
+            let over_udp = protocol == Protocol::Udp;
+            let received = Received { packet, query: &query, source: source.ip(), over_udp };
+            handler.respond(now, &handler.shared().load(), &received).map(|replied| replied.bytes)
+        }
+    }
 }
 
 /// What a stock server sends for the handler says the same, if perhaps in more octets.
-fn check_hickorys_own(handler: &Handler, request: &Request, replied: Option<&Replied>) {
+fn check_hickorys_own(handler: &Handler, request: &Request, replied: Option<&[u8]>) {
     let caught = Caught::default();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(handler.handle_request::<_, TokioTime>(request, caught.clone()));
@@ -191,7 +211,7 @@ fn check_hickorys_own(handler: &Handler, request: &Request, replied: Option<&Rep
     assert_eq!(sent.is_some(), replied.is_some());
     let (Some(sent), Some(replied)) = (sent, replied) else { return };
     if request.protocol() == Protocol::Tcp {
-        assert_eq!(Message::from_vec(&sent).unwrap(), Message::from_vec(&replied.bytes).unwrap());
+        assert_eq!(Message::from_vec(&sent).unwrap(), Message::from_vec(replied).unwrap());
     }
 }
 

@@ -6,10 +6,10 @@
 //! swapped in whole.
 
 use crate::capture::Engine;
-use crate::fast::names::Names;
+use crate::fast::names::{Folded, Known, Names};
 use crate::fast::respond::Negative;
 use crate::metrics::Transport;
-use godwit_dns_plugin::screen::HEADER_LEN;
+use godwit_dns_plugin::screen::{HEADER_LEN, Screened, screen};
 use godwit_dns_plugin::{Answerer, View};
 use godwit_map::{Choice, ChoiceKey, SiteRef};
 use hickory_server::proto::op::ResponseCode;
@@ -30,6 +30,8 @@ pub(crate) struct Compiled {
     /// The zone's name in wire form, small letters.
     pub(crate) zone: Vec<u8>,
     pub(crate) names: Names,
+    /// Whether a wildcard stands right below the zone's name.
+    pub(crate) has_wildcard: bool,
     /// How names that do not exist are answered, where that is the same for all and unsigned.
     pub(crate) negative: Option<Negative>,
     /// By table, then by choice.
@@ -55,8 +57,8 @@ impl Compiled {
     pub(crate) fn new(engine: &Engine, view: Arc<View>) -> Compiled {
         let zone = view.zone.origin().to_lowercase().to_bytes().unwrap_or_default();
         let (mut tables, mut octets) = (Vec::new(), Vec::new());
-        let names = Answerer::new(&view).plain_names();
-        for (_, site) in &names {
+        let names = Names::new(|see| Answerer::new(&view).names(see));
+        for site in names.sites() {
             if tables.len() <= site.table() {
                 tables.resize_with(site.table() + 1, Vec::new);
             }
@@ -65,9 +67,9 @@ impl Compiled {
                 tables[site.table()] = view.generation.choices(*site).map(encode).collect();
             }
         }
-        let names = Names::new(&names);
+        let has_wildcard = names.get(&Folded::new(&[b"\x01*", &zone[..]].concat())) != Known::Nothing;
         let negative = negative(engine, &view, &zone);
-        Compiled { view, zone, names, negative, tables, octets }
+        Compiled { view, zone, names, has_wildcard, negative, tables, octets }
     }
 
     /// The records that those with this choice are told of a site, one after another, all equally
@@ -90,7 +92,8 @@ fn negative(engine: &Engine, view: &View, zone: &[u8]) -> Option<Negative> {
         let question = [&[label.len() as u8][..], label, zone, &[0, 1, 0, 1]].concat();
         let packet = [&[0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], &question].concat();
         let source = (Ipv4Addr::LOCALHOST, 53).into();
-        let replied = engine.respond(0, view, &packet, source, Transport::Udp)?;
+        let Screened::Pass(query) = screen(&packet) else { return None };
+        let replied = engine.respond(0, view, &packet, &query, source, Transport::Udp)?;
         let counts = replied.bytes.get(4..HEADER_LEN)?;
         let one_soa = replied.code == ResponseCode::NXDomain && counts == [0, 1, 0, 0, 0, 1, 0, 0];
         let octets = replied.bytes.get(packet.len()..)?.to_vec();

@@ -243,7 +243,8 @@ fn name(random: &mut Random) -> Vec<u8> {
         2 => format!("{}.nosuch.www", random.below(1000)),
         3 => (*random.of(&["node", "region", "n1.node", "n9.node", "r1.region", "r9.region", "x.node"]))
             .to_owned(),
-        4 => (*random.of(&["only-v4", "only-v6", "nobody", long])).to_owned(),
+        // The contact in the SOA is a name that a question may have.
+        4 => (*random.of(&["only-v4", "only-v6", "nobody", long, "hostmaster", "x.hostmaster"])).to_owned(),
         5 => vec!["x"; random.below(90) as usize].join("."),
         _ => (*random.of(&["www", "blog", "www", "why.www", "*"])).to_owned(),
     };

@@ -66,63 +66,97 @@ pub(crate) fn stir(word: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// A table of names, each with the site that is told there. Made once, then only read.
-#[derive(Debug, Default)]
+/// The names that exist, some with the site that is told there. Made once, then only read.
+#[derive(Debug)]
 pub(crate) struct Names {
-    /// Open addressing; at least as many free places as taken ones.
-    places: Box<[Option<Place>]>,
+    /// Open addressing; a quarter of the places is free at least, and there is one.
+    places: Box<[Place]>,
     /// The names, one after another.
     words: Vec<u64>,
+    /// The sites; a place has the number of its own.
+    sites: Vec<SiteRef>,
+}
+
+/// What is known of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// It exists, and has the addresses of this site.
+    Site(SiteRef),
+    /// It exists.
+    Name,
+    /// It does not exist, unless a wildcard answers for it or something above it exists.
+    Nothing,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Place {
     /// The upper half of the hash.
     tag: u32,
+    /// Where the name begins; [`FREE`] of a free place.
     start: u32,
-    site: SiteRef,
+    /// The number of its site; [`FREE`] for none.
+    site: u32,
 }
 
+const FREE: u32 = u32::MAX;
+
 impl Names {
-    /// Of these names in wire form. Of equal ones the first counts.
-    pub(crate) fn new(names: &[(Vec<u8>, SiteRef)]) -> Names {
-        let mut table = Names {
-            places: vec![None; (names.len() * 2).next_power_of_two()].into(),
-            words: Vec::with_capacity(names.len() * 4),
-        };
-        for (name, site) in names {
+    /// Of the names in wire form that `each` gives. Of equal ones the first counts.
+    pub(crate) fn new(each: impl FnOnce(&mut dyn FnMut(&[u8], Option<SiteRef>))) -> Names {
+        let (mut words, mut sites, mut given) = (Vec::new(), Vec::new(), Vec::new());
+        each(&mut |name, site| {
             let name = Folded::new(name);
-            if let Err(free) = table.find(&name) {
-                let start = table.words.len() as u32;
-                table.words.extend(name.words());
-                table.places[free] = Some(Place { tag: (name.hash >> 32) as u32, start, site: *site });
+            if let Some(site) = site.filter(|site| sites.last() != Some(site)) {
+                sites.push(site);
+            }
+            let site = site.map_or(FREE, |_| sites.len() as u32 - 1);
+            let start = words.len();
+            words.extend(name.words());
+            given.push((name.hash, start..words.len(), site));
+        });
+        let free = Place { tag: 0, start: FREE, site: FREE };
+        let places = vec![free; (given.len() * 4 / 3 + 1).next_power_of_two()].into();
+        words.shrink_to_fit();
+        let mut names = Names { places, words, sites };
+        for (hash, at, site) in given {
+            if let Err(free) = names.find(hash, &names.words[at.clone()]) {
+                names.places[free] = Place { tag: (hash >> 32) as u32, start: at.start as u32, site };
             }
         }
-        table.words.shrink_to_fit();
-        table
+        names
     }
 
-    /// The site at a name.
-    pub(crate) fn get(&self, name: &Folded) -> Option<SiteRef> {
-        if self.places.is_empty() {
-            return None;
+    /// The sites of all names.
+    pub(crate) fn sites(&self) -> &[SiteRef] {
+        &self.sites
+    }
+
+    /// What is known of a name.
+    pub(crate) fn get(&self, name: &Folded) -> Known {
+        match self.find(name.hash, name.words()) {
+            Ok(at) => {
+                self.sites.get(self.places[at].site as usize).map_or(Known::Name, |site| Known::Site(*site))
+            }
+            Err(_) => Known::Nothing,
         }
-        let at = self.find(name).ok()?;
-        self.places[at].map(|place| place.site)
     }
 
     /// Where a name is, or else where it would be put.
-    fn find(&self, name: &Folded) -> Result<usize, usize> {
+    fn find(&self, hash: u64, name: &[u64]) -> Result<usize, usize> {
         let mask = self.places.len() - 1;
-        let mut at = name.hash as usize & mask;
-        while let Some(place) = &self.places[at] {
+        let mut at = hash as usize & mask;
+        // A quarter of them is free.
+        loop {
+            let place = &self.places[at];
+            if place.start == FREE {
+                return Err(at);
+            }
             let words = self.words.get(place.start as usize..).unwrap_or_default();
-            if place.tag == (name.hash >> 32) as u32 && words.starts_with(name.words()) {
+            if place.tag == (hash >> 32) as u32 && words.starts_with(name) {
                 return Ok(at);
             }
             at = (at + 1) & mask;
         }
-        Err(at)
     }
 }
 
@@ -146,5 +180,16 @@ mod tests {
         assert_ne!(hash(b"\x03wwx\x07example\0"), hash(b"\x03www\x07example\0"));
         assert_ne!(hash(b"\x01a\0"), hash(b"\x01a\0\0"));
         assert_eq!(Folded::new(&[b'A'; 255]).words().len(), 32);
+    }
+
+    #[test]
+    fn names_are_found_and_others_not() {
+        let name = |n: u32| format!("\x06x{n:05}\x03org\0").into_bytes();
+        let names = Names::new(|see| (0..5000).chain(0..10).for_each(|n| see(&name(n), None)));
+        assert_eq!(names.places.len(), 8192);
+        assert!((0..5000).all(|n| names.get(&Folded::new(&name(n).to_ascii_uppercase())) == Known::Name));
+        assert!((5000..9000).all(|n| names.get(&Folded::new(&name(n))) == Known::Nothing));
+        let none = Names::new(|_| {});
+        assert_eq!(none.get(&Folded::new(b"\0")), Known::Nothing);
     }
 }

@@ -3,7 +3,7 @@
 use crate::capture::Engine;
 use crate::fast::compiled::{A_LEN, AAAA_LEN, Compiled};
 use crate::fast::learned::{Block, Key, Learned, Topic};
-use crate::fast::names::Folded;
+use crate::fast::names::{Folded, Known};
 use crate::metrics::Transport;
 use godwit_core::time::Time;
 use godwit_dns_plugin::screen::{HEADER_LEN, Opt, Query, Screened, Silence, reject, screen};
@@ -11,7 +11,7 @@ use godwit_dns_plugin::{
     Answerer, Cache, OPTIONS_LEN_MAX, Replied, Said, Shape, Subject, client, compact, opt_head,
 };
 use hickory_server::proto::op::{Message, ResponseCode};
-use hickory_server::proto::rr::{Name, RecordType};
+use hickory_server::proto::rr::RecordType;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -29,6 +29,8 @@ pub(crate) struct Responder {
     engine: Engine,
     compiled: Arc<Compiled>,
     learned: Learned,
+    /// Whether the general path is asked only where it must be.
+    quick: bool,
 }
 
 /// When a packet is answered; read once for a batch.
@@ -80,7 +82,12 @@ struct Records<'a> {
 
 impl Responder {
     pub(crate) fn new(engine: Engine, compiled: Arc<Compiled>) -> Responder {
-        Responder { engine, compiled, learned: Learned::new() }
+        Responder { engine, compiled, learned: Learned::new(), quick: true }
+    }
+
+    /// The same by the general path alone.
+    pub(crate) fn without_fast_path(self) -> Responder {
+        Responder { quick: false, ..self }
     }
 
     /// Answers from `compiled` from now on.
@@ -125,7 +132,7 @@ impl Responder {
 
     fn quick(&self, asked: &Asked<'_>, out: &mut [u8]) -> Option<Sent> {
         let query = asked.query;
-        if query.extra {
+        if query.extra || !self.quick {
             return None;
         }
         if let Some(Opt { version: 1.., .. }) = query.edns {
@@ -148,8 +155,11 @@ impl Responder {
         };
         let opt = query.edns.as_ref();
         let signed = self.compiled.view.zone.signer().is_some() && opt.is_some_and(|opt| opt.dnssec_ok);
-        let site = self.compiled.names.get(&name);
-        if let Some(site) = site.filter(|_| !signed && matches!(query.kind, 1 | 28)) {
+        let known = self.compiled.names.get(&name);
+        if let Known::Site(site) = known
+            && !signed
+            && matches!(query.kind, 1 | 28)
+        {
             let choice = self.compiled.view.generation.choose(site, client(opt, asked.source.ip()));
             let octets = self.compiled.records(site, choice.key, query.kind);
             if !octets.is_empty() {
@@ -160,11 +170,12 @@ impl Responder {
                 return self.negative(asked, zone_at, ResponseCode::NoError, choice.scope, out);
             }
         }
-        match self.learned.topic(&name, query.kind) {
-            Some(topic) => self.learned(asked, topic, out),
-            None if signed || site.is_some() => None,
-            None => self.absent(asked, zone_at, out),
+        // Of names that do not exist nothing is learned.
+        if known == Known::Nothing && !signed && self.is_absent(asked, zone_at) {
+            return self.negative(asked, zone_at, ResponseCode::NXDomain, 0, out);
         }
+        let topic = self.learned.topic(&name, query.kind)?;
+        self.learned(asked, topic, out)
     }
 
     /// Where the zone's name begins in the packet: `Some(None)` when the question is not in the zone,
@@ -221,14 +232,24 @@ impl Responder {
         self.write(asked, records, out)
     }
 
-    /// NXDOMAIN, if that name does not exist and the zone says so in one way.
-    fn absent(&self, asked: &Asked<'_>, zone_at: usize, out: &mut [u8]) -> Option<Sent> {
-        self.compiled.negative.as_ref()?;
-        let name = wire_name(&asked.packet[HEADER_LEN..][..asked.query.name_len])?;
-        if Answerer::new(&self.compiled.view).subject(&name, asked.query.kind.into()).is_some() {
-            return None;
+    /// Whether a name that is not among those that exist does not exist: RFC 4592, 3.3.1.
+    fn is_absent(&self, asked: &Asked<'_>, zone_at: usize) -> bool {
+        let below = &asked.packet[HEADER_LEN..zone_at];
+        let mut at = HEADER_LEN;
+        loop {
+            at += 1 + usize::from(asked.packet[at]);
+            if at >= zone_at {
+                break;
+            }
+            let above = Folded::new(&asked.packet[at..HEADER_LEN + asked.query.name_len]);
+            if self.compiled.names.get(&above) != Known::Nothing {
+                // Below names there may be a wildcard, or what is never listed.
+                let subject =
+                    Answerer::new(&self.compiled.view).subject_below(below, asked.query.kind.into());
+                return subject.is_none();
+            }
         }
-        self.negative(asked, zone_at, ResponseCode::NXDomain, 0, out)
+        !self.compiled.has_wildcard
     }
 
     /// RFC 2308, 2: nothing but the SOA.
@@ -241,7 +262,8 @@ impl Responder {
         out: &mut [u8],
     ) -> Option<Sent> {
         let negative = self.compiled.negative.as_ref()?;
-        if !self.bounds(asked, true).admit(negative.shape) {
+        let below = &asked.packet[HEADER_LEN..zone_at];
+        if !self.bounds(asked, true).admit(negative.shape) || is_contact(below) {
             return None;
         }
         let mut octets = [0; NEGATIVE_LEN_MAX];
@@ -258,11 +280,13 @@ impl Responder {
             let reply = self.engine.reply_from(now.secs(), &compiled.view, packet, source, Transport::Udp);
             return Outcome::Counted { len: reply.map_or(0, |reply| copy(&reply, out)) };
         }
-        let replied = self.engine.respond(now.secs(), &compiled.view, packet, source, Transport::Udp);
+        let replied = self.engine.respond(now.secs(), &compiled.view, packet, query, source, Transport::Udp);
         let Some(replied) = replied else {
             return Outcome::Rejected(rejected(packet, ResponseCode::FormErr, false, out));
         };
-        let _ = self.learn(asked, &replied);
+        if self.quick {
+            let _ = self.learn(asked, &replied);
+        }
         let proven = asked.said.is_some_and(|said| said.proven);
         let len = copy(&replied.bytes, out);
         Outcome::Answered(Sent { len, kind: Some(query.kind), code: replied.code, proven, fast: false })
@@ -275,12 +299,16 @@ impl Responder {
             return None;
         }
         let wire = &asked.packet[HEADER_LEN..][..query.name_len];
+        let below = wire.get(..query.name_len.checked_sub(compiled.zone.len())?)?;
+        if is_contact(below) {
+            return None;
+        }
         let name = Folded::new(wire);
         let opt = query.edns.as_ref();
         let topic = match self.learned.topic(&name, query.kind) {
             Some(topic) => topic,
             None => {
-                let subject = Answerer::new(&compiled.view).subject(&wire_name(wire)?, query.kind.into())?;
+                let subject = Answerer::new(&compiled.view).subject_below(below, query.kind.into())?;
                 let site = match (replied.cache, subject) {
                     (Cache::Choice, Subject::Choice(site)) => Some(site),
                     _ => None,
@@ -438,15 +466,12 @@ fn leads_elsewhere(reply: &[u8]) -> Option<bool> {
     Some(answers.iter().any(|record| kinds.contains(&record.record_type())))
 }
 
-fn wire_name(wire: &[u8]) -> Option<Name> {
-    let mut labels = Vec::with_capacity(8);
-    let mut rest = wire;
-    while let Some((len @ 1.., after)) = rest.split_first() {
-        let (label, after) = after.split_at_checked(usize::from(*len))?;
-        labels.push(label);
-        rest = after;
-    }
-    Name::from_labels(labels).ok()
+/// Whether a name, given without the labels of the zone, is or is below that of the contact in the
+/// SOA: then this points to the question, if that is spelt alike.
+fn is_contact(below: &[u8]) -> bool {
+    const CONTACT: &[u8] = b"\x0ahostmaster";
+    let label = below.len().checked_sub(CONTACT.len()).map(|at| &below[at..]);
+    label.is_some_and(|label| label.eq_ignore_ascii_case(CONTACT))
 }
 
 /// Longer negative answers are not compiled.
