@@ -31,7 +31,6 @@ mod path;
 pub mod registration;
 #[cfg(test)]
 mod tests;
-pub mod tunnel;
 
 pub use path::Pace;
 
@@ -133,7 +132,8 @@ pub struct Capabilities {
 
 impl Capabilities {
     /// Of an address that went away.
-    const NONE: Capabilities = Capabilities { mtu: tunnel::INNER_MTU_MIN, direct_return: false, aes: false };
+    const NONE: Capabilities =
+        Capabilities { mtu: crate::tunnel::INNER_MTU_MIN, direct_return: false, aes: false };
 }
 
 /// What a node wants of a binding.

@@ -28,10 +28,10 @@
 
 use super::message::{BindingAcknowledgement, BindingUpdate, Status};
 use super::path::{Pace, Path, Step};
-use super::tunnel::{Control, Cookie, KeyId, Secret, TunnelKey};
 use super::{Anchor, Capabilities, CareOf, HomeAddress, Incarnation, Lifetime, Order, Service};
 use crate::key::MemberId;
 use crate::time::Time;
+use crate::tunnel::{Control, Cookie, KeyId, Secret, TunnelKey};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -2,9 +2,11 @@
 
 use super::{
     Anchor, BindingId, CARE_OFS_MAX, Capabilities, CareOf, HOMES_MAX, HomeAddress, Incarnation, Lifetime,
-    Order, Service, tunnel::TunnelKey,
+    Order, Service,
 };
+
 use crate::key::MemberId;
+use crate::tunnel::{INNER_MTU_MIN, TunnelKey};
 use crate::wire::{self, DecodeError};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
@@ -69,7 +71,7 @@ impl BindingUpdate {
                 return Err(UpdateError::Loop(address.ip()));
             }
         }
-        if self.capabilities.mtu < super::tunnel::INNER_MTU_MIN {
+        if self.capabilities.mtu < INNER_MTU_MIN {
             return Err(UpdateError::Mtu(self.capabilities.mtu));
         }
         Ok(())

@@ -19,7 +19,6 @@
 //! a care-of address, which means that it has lost it.
 
 use super::message::{BindingAcknowledgement, BindingUpdate, Status};
-use super::tunnel::{Control, KeyId, TunnelKey};
 use super::{
     BindingId, CARE_OFS_MAX, Capabilities, CareOf, HOMES_MAX, HomeAddress, Incarnation, Lifetime, Order,
     Service,
@@ -27,6 +26,7 @@ use super::{
 use crate::key::MemberId;
 use crate::random::Random;
 use crate::time::Time;
+use crate::tunnel::{Control, KeyId, TunnelKey};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 

@@ -4,10 +4,10 @@
 use super::cache::{self, Cache, State};
 use super::message::{BindingUpdate, Status};
 use super::registration::{self, Offer, Registration};
-use super::tunnel::{Control, KeyId};
 use super::*;
 use crate::random::Random;
 use crate::time::Time;
+use crate::tunnel::{Control, KeyId};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

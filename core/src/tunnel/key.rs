@@ -1,17 +1,12 @@
-//! What a tunnel between a home agent and a node is sealed with, and what goes through it beside the
-//! clients' packets.
+//! What a tunnel is sealed with.
 //!
 //! Keys are derived from a secret that the home agent draws when it starts and never tells, and
 //! from a number that it never uses twice; they travel in acknowledgements, over a stream that both
 //! sides' identities protect.
 
-use super::Anchor;
+use crate::binding::Anchor;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-
-/// The smallest inner packet that a tunnel must carry, octets (RFC 791, 3.1: what every host must
-/// be able to receive).
-pub const INNER_MTU_MIN: u16 = 576;
 
 /// What the home agent draws when it starts.
 pub type Secret = [u8; 32];
@@ -47,41 +42,12 @@ impl fmt::Debug for TunnelKey {
     }
 }
 
-/// What is sent to a care-of address to see whether its owner receives there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Cookie(pub [u8; 16]);
-
-impl Cookie {
-    /// The cookie of the proof with this number of `anchor`. Nobody can guess it who does not know
-    /// the secret.
-    pub(super) fn derive(secret: &Secret, anchor: &Anchor, number: u32) -> Cookie {
-        let mut cookie = [0; 16];
-        hash(secret, "cookie", anchor, number).finalize_xof().fill(&mut cookie);
-        Cookie(cookie)
-    }
-}
-
-fn hash(secret: &Secret, purpose: &str, anchor: &Anchor, number: u32) -> blake3::Hasher {
+/// What follows from the secret for this purpose and number, and nobody else can know.
+pub(super) fn hash(secret: &Secret, purpose: &str, anchor: &Anchor, number: u32) -> blake3::Hasher {
     let mut hasher = blake3::Hasher::new_keyed(secret);
     hasher.update(b"godwit tunnel v1\0").update(purpose.as_bytes()).update(&[0]);
     hasher.update(anchor.member.as_bytes()).update(&[anchor.id.0]).update(&number.to_le_bytes());
     hasher
-}
-
-/// What goes through a tunnel beside packets, sealed as they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Control {
-    /// A node's first words under a new key: they show the home agent where it is.
-    Hello,
-    /// Send this back from where you got it.
-    Cookie(Cookie),
-    /// Here it is.
-    Echo(Cookie),
-    /// Are you there?
-    Probe(u32),
-    /// Yes.
-    Alive(u32),
 }
 
 #[cfg(test)]
@@ -89,6 +55,7 @@ mod tests {
     use super::*;
     use crate::binding::BindingId;
     use crate::key::MemberId;
+    use crate::tunnel::Cookie;
     use std::collections::BTreeSet;
 
     #[test]
