@@ -15,6 +15,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod admission;
+pub mod agreement;
 pub mod binding;
 pub mod certificate;
 pub mod challenge;
@@ -32,6 +33,7 @@ pub mod placement;
 mod random;
 pub mod record;
 pub mod replication;
+pub mod resolver;
 mod roster;
 mod spread;
 pub mod stats;

@@ -29,10 +29,12 @@ pub use io::{Change, Event, Input, Output, SubmitError};
 pub use view::{MemberView, State, View};
 
 use crate::admission::Admission;
+use crate::agreement;
 use crate::content::VersionNumber;
 use crate::key::MemberId;
 use crate::name::SiteName;
 use crate::record::{Key, Record};
+use crate::resolver;
 use crate::roster::{Links, Roster};
 use crate::spread::{Effect, Membership, Message, Spread};
 use crate::stats::{Counters, Refused};
@@ -130,6 +132,9 @@ impl Member {
             Input::Verdicts(verdicts) => self.own.set_verdicts(now, verdicts),
             Input::Demand(demand) => self.own.demand.set(now, *demand),
             Input::Challenge { challenge, lease } => self.own.challenges.set(now, challenge, lease),
+            Input::Resolvers(asked) => self.own.asked.set(now, resolver::encode_asked(&asked)),
+            Input::ResolverRtts(found) => self.own.found.set(now, resolver::encode_found(&found)),
+            Input::Settings(settings) => self.own.settings.set(now, agreement::encode(&settings)),
             Input::Own(entry) => self.own.set_entry(now, *entry),
             Input::Bootstrap(addresses) => self.connections.set_bootstrap(now, addresses),
             Input::Timer => {}
@@ -430,8 +435,12 @@ impl Member {
         records.extend(self.own.records(now, &self.config, &self.roster, members));
         let spoke = !records.is_empty();
         for record in records {
-            // Refused only when this member is none any more; then it is counted.
-            let _ = self.spread.offer_own(now, record);
+            // Told as an event; usual when this member is none any more.
+            if let Err(rejection) = self.spread.offer_own(now, record)
+                && !rejection.refused().is_usual()
+            {
+                self.spread.counters.own_refused += 1;
+            }
         }
         if let Some(held) = self.own.take_truncated() {
             self.note(Event::HeldTruncated { held });

@@ -219,6 +219,10 @@ pub struct Observations {
 /// | kind | what | where |
 /// |---|---|---|
 /// | 1 | what clients ask of a member, and its capacity | [`crate::demand`] |
+/// | 4 | values for certificate authorities | [`crate::challenge`] |
+/// | 5 | resolvers that a redirector wants measured | [`crate::resolver`] |
+/// | 6 | how far a node found resolvers to be | [`crate::resolver`] |
+/// | 7 | digests of the settings that a redirector decides by | [`crate::agreement`] |
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Statement {
     /// The kind, below [`STATEMENT_KINDS_MAX`].

@@ -79,7 +79,7 @@ pub(crate) enum Rejection {
 }
 
 impl Rejection {
-    fn refused(&self) -> Refused {
+    pub(crate) fn refused(&self) -> Refused {
         match self {
             Rejection::Standing(Standing::Ended) => Refused::Forgotten,
             Rejection::Standing(Standing::Lower) => Refused::Lower,

@@ -102,6 +102,8 @@ pub struct Counters {
     pub reconciliations: u64,
     /// Reconciliations that found a difference.
     pub differences: u64,
+    /// Records that this member made itself and that do not hold: nobody hears what they say.
+    pub own_refused: u64,
     refused: [u64; Refused::ALL.len()],
 }
 

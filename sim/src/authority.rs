@@ -19,6 +19,8 @@ pub struct Keys {
     publisher_certificate: PublisherCertificate,
     validity: Validity,
     next_serial: u64,
+    /// What the next members are invited as.
+    pub roles: Vec<Role>,
 }
 
 /// The serial of the publisher's certificate.
@@ -32,7 +34,14 @@ impl Keys {
         let publisher = SecretKey::from_seed(&[seed.wrapping_add(1); 32]);
         let validity = Validity { not_before: now, not_after: now + Duration::from_secs(365 * 86_400) };
         let publisher_certificate = certify(&authority.key, &publisher, PUBLISHER_SERIAL, "", validity);
-        Keys { authority, publisher, publisher_certificate, validity, next_serial: 100 }
+        Keys {
+            authority,
+            publisher,
+            publisher_certificate,
+            validity,
+            next_serial: 100,
+            roles: vec![Role::Node],
+        }
     }
 
     /// The network.
@@ -54,7 +63,7 @@ impl Keys {
             name: format!("member-{serial}").parse().expect("digits make a name"),
             region: format!("region-{}", serial % 6).parse().expect("digits make a name"),
             place: None,
-            roles: vec![Role::Node],
+            roles: self.roles.clone(),
             validity: self.validity,
             redeem_by: now + Duration::from_secs(900),
             founder,

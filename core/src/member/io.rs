@@ -2,6 +2,7 @@
 
 use super::{OwnEntry, State};
 use crate::admission::Admission;
+use crate::agreement::Setting;
 use crate::certificate::Invalid;
 use crate::challenge::Challenge;
 use crate::content::VersionNumber;
@@ -14,7 +15,7 @@ use crate::record::{Key, Record};
 use crate::stats::Refused;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// What happened.
@@ -84,6 +85,13 @@ pub enum Input {
         /// At most [`crate::challenge::LEASE_MAX`].
         lease: Duration,
     },
+    /// Resolvers that are to be measured, the heaviest first: replaces those asked for before. Only
+    /// a redirector is heard.
+    Resolvers(Vec<IpAddr>),
+    /// How far resolvers were found to be, sorted by prefix: replaces what was told before.
+    ResolverRtts(Vec<ClientRtt>),
+    /// By what settings this member answers names: replaces those told before.
+    Settings(Vec<Setting>),
     /// What the member says of itself has changed, for example its addresses.
     Own(Box<OwnEntry>),
     /// Where members may be found as long as none is connected: tried over and over.

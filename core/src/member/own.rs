@@ -6,6 +6,7 @@
 use super::{Config, OwnEntry, Timing};
 mod challenge;
 mod demand;
+mod saying;
 
 use crate::admission::Admission;
 use crate::content::VersionNumber;
@@ -19,6 +20,7 @@ use crate::record::{
 };
 use crate::roster::Roster;
 use crate::time::Time;
+use crate::wire;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -38,6 +40,12 @@ const OBSERVATIONS_LIFETIME: Duration = Duration::from_secs(300);
 
 /// So much change of load is worth an entry, thousandths.
 const LOAD_STEP: u16 = 100;
+
+/// What an entry may take of a record's [`wire::RECORD_LEN_MAX`], signature and key left over.
+const ENTRY_LEN_MAX: usize = wire::RECORD_LEN_MAX - 256;
+
+/// So many round-trip times to peers stay in an entry that is too long.
+const PEER_RTTS_KEPT: usize = 64;
 
 /// A text that names software is cut at this length.
 const SOFTWARE_LEN_MAX: usize = 64;
@@ -62,7 +70,9 @@ pub(super) struct Own {
     ready: bool,
     load_permille: u16,
     held: BTreeMap<SiteName, VersionNumber>,
-    truncated: Option<usize>,
+    /// How many of them the last entry had no room for, and whether that is news.
+    untold: usize,
+    untold_news: bool,
     sequence: u64,
     /// When the next entry is due, and when the last was made.
     due: Time,
@@ -78,6 +88,11 @@ pub(super) struct Own {
     observations_sequence: u64,
     pub(super) demand: demand::Telling,
     pub(super) challenges: challenge::Challenges,
+    /// Resolvers that are to be measured, how far they were found to be, and by what settings this
+    /// member decides.
+    pub(super) asked: saying::Saying,
+    pub(super) found: saying::Saying,
+    pub(super) settings: saying::Saying,
     /// The admission that the shell was told last.
     pub(super) admission: Option<Admission>,
 }
@@ -89,7 +104,8 @@ impl Own {
             ready: false,
             load_permille: 0,
             held: BTreeMap::new(),
-            truncated: None,
+            untold: 0,
+            untold_news: false,
             sequence: 0,
             due: now,
             last: None,
@@ -103,6 +119,9 @@ impl Own {
             observations_sequence: 0,
             demand: demand::Telling::new(now),
             challenges: challenge::Challenges::new(),
+            asked: saying::Saying::new(crate::resolver::ASKED_KIND),
+            found: saying::Saying::new(crate::resolver::FOUND_KIND),
+            settings: saying::Saying::new(crate::agreement::KIND),
             admission: None,
         }
     }
@@ -179,17 +198,23 @@ impl Own {
         }
     }
 
-    /// How many sites are held, when that was more than can be told for the first time.
+    /// How many sites are held that the last entry had no room for.
+    pub(super) fn untold(&self) -> usize {
+        self.untold
+    }
+
+    /// How many sites are held, when that has become more than can be told.
     pub(super) fn take_truncated(&mut self) -> Option<usize> {
-        self.truncated.take()
+        std::mem::take(&mut self.untold_news).then_some(self.held.len())
     }
 
     pub(super) fn next_deadline(&self) -> Time {
         let refresh = self.told_doubts.values().map(Told::again).min();
         let observations = self.client_rtts.as_ref().map(|_| self.observations_at);
+        let sayings = [&self.asked, &self.found, &self.settings].map(saying::Saying::next_deadline);
         let others =
             [refresh, observations, Some(self.demand.next_deadline()), Some(self.challenges.next_deadline())];
-        others.into_iter().flatten().fold(self.due, Time::min)
+        others.into_iter().flatten().chain(sayings).fold(self.due, Time::min)
     }
 
     /// The records that are due.
@@ -210,6 +235,8 @@ impl Own {
         }
         records.extend(self.observations(now, config));
         records.extend(self.challenges.record(now, config));
+        let sayings = [&mut self.asked, &mut self.found, &mut self.settings].into_iter();
+        records.extend(sayings.filter_map(|saying| saying.record(now, config)));
         records.extend(self.demand.record(now, config, refresh_period(&config.timing, members)));
         records
     }
@@ -218,16 +245,13 @@ impl Own {
         let refresh = refresh_period(&config.timing, members);
         let held: Vec<_> =
             self.held.iter().take(HELD_MAX).map(|(site, version)| (site.clone(), *version)).collect();
-        if held.len() < self.held.len() && self.sequence == 0 {
-            self.truncated = Some(self.held.len());
-        }
         self.sequence += 1;
         self.last = Some(now);
         self.due = now + refresh;
         self.told_load = self.load_permille;
         self.told_rtts = roster.rtts().collect();
         let own = config.key.public();
-        let body = RosterEntry {
+        let mut body = RosterEntry {
             serial: config.certificate.grant().serial,
             incarnation: config.incarnation,
             sequence: self.sequence,
@@ -246,6 +270,10 @@ impl Own {
             // Nobody vouches for itself, and nobody listens to one that does.
             verdicts: self.verdicts.iter().filter(|verdict| verdict.target != own).cloned().collect(),
         };
+        fit(&mut body);
+        let untold = self.held.len() - body.held.len();
+        self.untold_news |= untold > 0 && self.untold == 0;
+        self.untold = untold;
         Record::Roster(Box::new(Signed::new(&config.key, body)))
     }
 
@@ -305,6 +333,21 @@ impl Own {
             rtts,
         };
         Some(Record::Observations(Box::new(Signed::new(&config.key, body))))
+    }
+}
+
+/// Leaves out of an entry what a record has no room for: nobody takes one that is too long, and who
+/// is not heard of is out of the map with all its sites. Round-trip times are missed least.
+fn fit(body: &mut RosterEntry) {
+    let mut len = wire::encode(body).len();
+    while len > ENTRY_LEN_MAX {
+        let dropped = match (body.peer_rtts.len() > PEER_RTTS_KEPT, body.held.is_empty()) {
+            (true, _) => body.peer_rtts.pop().map(|rtt| wire::encode(&rtt).len()),
+            (false, false) => body.held.pop().map(|held| wire::encode(&held).len()),
+            (false, true) => body.verdicts.pop().map(|verdict| wire::encode(&verdict).len()),
+        };
+        let Some(dropped) = dropped else { return };
+        len -= dropped;
     }
 }
 

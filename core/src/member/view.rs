@@ -1,6 +1,7 @@
 //! What a member's machine knows, for the map and for people.
 
 use super::Member;
+use crate::agreement::{self, Setting};
 use crate::certificate::Role;
 use crate::certificate::{Duty, MemberCertificate, Serial};
 use crate::challenge::{self, Challenge};
@@ -10,9 +11,11 @@ use crate::key::MemberId;
 use crate::name::SiteName;
 use crate::observation::ClientRtt;
 use crate::record::{Key, Record, RosterEntry};
+use crate::resolver;
 use crate::spread::Membership;
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// How a member is judged from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -151,6 +154,37 @@ impl<'a> View<'a> {
         })
     }
 
+    /// The resolvers that each redirector wants measured, the heaviest first. What cannot be read is
+    /// left out, and so is what a member says whose certificate makes it no redirector.
+    pub fn resolvers_asked(self) -> impl Iterator<Item = (MemberId, Vec<IpAddr>)> {
+        let asked = self.statements(resolver::ASKED_KIND, Role::Redirector);
+        asked.filter_map(|(by, body)| Some((by, resolver::decode_asked(body)?)))
+    }
+
+    /// How far each node found resolvers to be, sorted by prefix. What cannot be read is left out, and
+    /// so is what a member says whose certificate makes it no node.
+    pub fn resolver_rtts(self) -> impl Iterator<Item = (MemberId, Vec<ClientRtt>)> {
+        let found = self.statements(resolver::FOUND_KIND, Role::Node);
+        found.filter_map(|(by, body)| Some((by, resolver::decode_found(body)?)))
+    }
+
+    /// The settings that each redirector decides by, sorted by name; as for [`View::resolvers_asked`].
+    pub fn settings(self) -> impl Iterator<Item = (MemberId, Vec<Setting>)> {
+        let told = self.statements(agreement::KIND, Role::Redirector);
+        told.filter_map(|(by, body)| Some((by, agreement::decode(body)?)))
+    }
+
+    /// The statements of a kind by members that have a role.
+    fn statements(self, kind: u16, role: Role) -> impl Iterator<Item = (MemberId, &'a [u8])> {
+        let may = move |by: MemberId| self.member(by).is_some_and(|member| member.certificate.has_role(role));
+        self.records().filter_map(move |record| match record {
+            Record::Statement(statement) if statement.body.kind == kind && may(statement.by) => {
+                Some((statement.by, &statement.body.body[..]))
+            }
+            _ => None,
+        })
+    }
+
     /// All records, heads and soft state, in the order of their keys: what to keep for the next
     /// start. (Heads were given out by [`super::Output::Persist`] already.)
     pub fn records(self) -> impl Iterator<Item = &'a Record> {
@@ -180,6 +214,12 @@ impl<'a> View<'a> {
     /// Whether this member itself doubts that the other can be reached.
     pub fn doubts(self, member: MemberId) -> bool {
         self.member.roster.doubts(member)
+    }
+
+    /// How many sites are held here that this member's entry had no room for: nobody is led here for
+    /// them.
+    pub fn untold(self) -> usize {
+        self.member.own.untold()
     }
 
     /// Whether this member has said that it can serve.

@@ -6,3 +6,4 @@ mod failure;
 mod garbage;
 mod heads;
 mod health;
+mod statements;
