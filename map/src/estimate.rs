@@ -3,11 +3,12 @@
 //! In falling order of trust:
 //!
 //! 1. *observed*: connections from the client's own prefix told;
-//! 2. *nearby*: connections from other prefixes of the same place told;
-//! 3. *landmark*: what was measured from the client to other members, together with the round-trip
+//! 2. *resolver*: a resolver of the client's own prefix was probed;
+//! 3. *nearby*: connections from other prefixes of the same place told;
+//! 4. *landmark*: what was measured from the client to other members, together with the round-trip
 //!    times that members measured between each other; for a client that nothing was measured of,
 //!    the view of the member nearest to it;
-//! 4. *geography*: distance alone.
+//! 5. *geography*: distance alone.
 //!
 //! The last two are weighed against each other: a client 3 ms from a member sees the world as that
 //! member does, within a few ms; one 100 ms away hardly does; distance is right within 8 ms and a
@@ -75,6 +76,8 @@ const DISAGREEMENT: u32 = 2;
 pub enum Source {
     /// Measured on connections from the client's own prefix.
     Observed,
+    /// Measured by probing a resolver of the client's own prefix.
+    Resolver,
     /// Measured on connections from other prefixes of the client's place.
     Nearby,
     /// From what members measured between each other, seen from those that the client was observed
@@ -137,7 +140,8 @@ pub(crate) struct Client {
 impl Client {
     /// What was measured between it and a member.
     fn measured(&self, member: u32) -> Option<(Source, Measured)> {
-        let observed = self.observed.get(&member).map(|measured| (Source::Observed, *measured));
+        let source = |measured: &Measured| if measured.probed { Source::Resolver } else { Source::Observed };
+        let observed = self.observed.get(&member).map(|measured| (source(measured), *measured));
         observed.or_else(|| self.nearby.get(&member).map(|measured| (Source::Nearby, *measured)))
     }
 

@@ -165,6 +165,7 @@ fn in_order(inputs: &Inputs) -> Inputs {
     inputs.members.iter_mut().for_each(|member| member.held.sort_unstable());
     inputs.sites.sort_by(|a, b| a.site.cmp(&b.site));
     inputs.observations.sort_unstable();
+    inputs.probed.sort_unstable();
     inputs.demands.sort_by_key(|demand| demand.member);
     inputs.closed.sort_unstable();
     inputs
@@ -529,6 +530,7 @@ impl Generation {
             demand_mrps,
             incumbent,
             observed: !known.observed.is_empty(),
+            probed: known.observed.values().all(|measured| measured.probed),
             spared: &site.spared,
             rule: self.knowledge.geo.rule(client),
             excluded: excluded.map(|(index, member)| (member, self.exclusion_of(site, index))).collect(),

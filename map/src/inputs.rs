@@ -24,7 +24,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 const INPUTS_LEN_MAX: usize = 128 * 1024 * 1024;
 
 /// Marks the saved form and its version.
-const MARK: &[u8] = b"godwit map inputs 2\n";
+const MARK: &[u8] = b"godwit map inputs 3\n";
 
 /// Everything that a generation depends on, besides the GeoIP database and its predecessor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,9 @@ pub struct Inputs {
     /// Round-trip times to client prefixes (IPv4 /24, IPv6 /48; others are ignored), by the member
     /// that measured them.
     pub observations: Vec<(MemberId, ClientRtt)>,
+    /// Round-trip times to resolvers, by the node that probed them: of prefixes as above, and for
+    /// those who ask from there.
+    pub probed: Vec<(MemberId, ClientRtt)>,
     /// Which clients measure replicas that nothing is known of yet, if any do.
     pub exploration: Option<Exploration>,
     /// The sites that are rather not answered than answered with members whose checks all fail,
@@ -247,6 +250,7 @@ impl Inputs {
             members: Vec::new(),
             sites: Vec::new(),
             observations: Vec::new(),
+            probed: Vec::new(),
             exploration: None,
             closed: Vec::new(),
             demands: Vec::new(),

@@ -79,7 +79,7 @@ pub use inputs::{
 };
 pub use observe::Measurement;
 pub use rules::Rules;
-pub use why::Why;
+pub use why::{KnownBy, Why};
 
 /// The current generation, swapped in whole: readers load it once per question and never wait.
 pub type Shared = std::sync::Arc<arc_swap::ArcSwap<Generation>>;

@@ -7,6 +7,12 @@
 //! liar's pick) are *strays*, which neither speak for their place nor are helped by it.
 //!
 //! A prefix with few or old samples leans on its place, one with many stands for itself.
+//!
+//! What probes of a *resolver* found is of its prefix as well, weighs half, and gives way to what was
+//! measured on connections unless that weighs less. It stands for who is or asks there and for nobody
+//! else: it never speaks for its place. A resolver that light allows for two members not to have
+//! measured where the others did answers from several places at once (anycast): nothing that was
+//! found of it counts, for or against anybody.
 
 use crate::estimate::{Client, Estimator};
 use crate::geo::{GeoDb, Point};
@@ -31,6 +37,11 @@ const STRAY_US: u32 = 10_000;
 const WORDS_MIN: usize = 8;
 /// What a place weighs against a prefix' own samples: as two recent ones.
 const PLACE_WEIGHT: u64 = 16;
+/// A probe weighs as a connection, divided by this.
+const PROBE_SHARE: u32 = 2;
+/// From so many members on that light contradicts, a resolver that was only probed is in several
+/// places.
+const ANYCAST_MIN: usize = 2;
 
 /// Round-trip times by member.
 pub(crate) type Rtts = BTreeMap<u32, Measured>;
@@ -47,12 +58,14 @@ pub(crate) struct Measured {
     pub(crate) age: Age,
     /// Whether light allowed no less than this: less was claimed.
     pub(crate) raised: bool,
+    /// Whether a resolver was probed, rather than a client served.
+    pub(crate) probed: bool,
 }
 
 /// What a measured round-trip time rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Measurement {
-    /// On how many connections it was measured; each member tells at most 8 of a prefix.
+    /// On how many connections (or probes) it was measured; each member tells at most 8 of a prefix.
     pub samples: u32,
     /// How long ago the last of them was.
     pub age: Age,
@@ -71,7 +84,13 @@ impl Measured {
     /// What one member tells of one prefix.
     pub(crate) fn one(rtt: &ClientRtt) -> Measured {
         let (weight, samples) = (rtt.weight(), u32::from(rtt.samples.max(1)));
-        Measured { rtt_us: rtt.rtt_us, weight, samples, age: rtt.age, raised: false }
+        Measured { rtt_us: rtt.rtt_us, weight, samples, age: rtt.age, raised: false, probed: false }
+    }
+
+    /// What one member found of a resolver: half the weight of a connection.
+    fn probe(rtt: &ClientRtt) -> Measured {
+        let served = Measured::one(rtt);
+        Measured { weight: served.weight.div_ceil(PROBE_SHARE), probed: true, ..served }
     }
 }
 
@@ -112,12 +131,19 @@ impl Observed {
         let mut places: BTreeMap<Coordinates, Vec<IpNet>> = BTreeMap::new();
         let mut words: BTreeMap<u32, Words> = BTreeMap::new();
         for (net, prefix) in &mut prefixes {
-            prefix.rtts.keys().for_each(|member| words.entry(*member).or_default().all += 1);
+            let who: Vec<u32> = prefix.rtts.keys().copied().collect();
+            let probed = prefix.rtts.values().all(|measured| measured.probed);
             let point = place_of(net).map(Point::new);
             let (verdict, aside) = physics::settle(estimator, point.as_ref(), &mut prefix.rtts);
+            if probed && aside.len() >= ANYCAST_MIN {
+                prefix.rtts.clear();
+                continue;
+            }
+            who.iter().for_each(|member| words.entry(*member).or_default().all += 1);
             aside.iter().for_each(|member| words.entry(*member).or_default().aside += 1);
             prefix.stray = verdict == Verdict::Misplaced;
         }
+        prefixes.retain(|_, prefix| !prefix.rtts.is_empty());
         for (net, prefix) in &mut prefixes {
             prefix.rtts.retain(|member, _| words.get(member).is_none_or(|words| words.are_believed()));
             let place = place_of(net);
@@ -189,6 +215,16 @@ fn gather(inputs: &Inputs) -> BTreeMap<IpNet, Prefix> {
             prefixes.entry(rtt.prefix).or_default().rtts.insert(*member, Measured::one(rtt));
         }
     }
+    for (member, rtt) in &inputs.probed {
+        let Some(member) = numbers.get(member) else { continue };
+        if rtt.prefix == client_prefix(rtt.prefix.addr()) {
+            let probe = Measured::probe(rtt);
+            let known = prefixes.entry(rtt.prefix).or_default().rtts.entry(*member).or_insert(probe);
+            if known.weight < probe.weight {
+                *known = probe;
+            }
+        }
+    }
     prefixes
 }
 
@@ -196,7 +232,7 @@ fn gather(inputs: &Inputs) -> BTreeMap<IpNet, Prefix> {
 fn medians<'a>(prefixes: impl Iterator<Item = &'a Prefix>) -> BTreeMap<u32, (Measured, Option<u32>)> {
     let mut by_member: BTreeMap<u32, Vec<Measured>> = BTreeMap::new();
     for prefix in prefixes {
-        for (member, measured) in &prefix.rtts {
+        for (member, measured) in prefix.rtts.iter().filter(|(_, measured)| !measured.probed) {
             by_member.entry(*member).or_default().push(*measured);
         }
     }
@@ -212,6 +248,7 @@ fn medians<'a>(prefixes: impl Iterator<Item = &'a Prefix>) -> BTreeMap<u32, (Mea
             samples: all.iter().map(|one| one.samples).fold(0, u32::saturating_add),
             age: all.iter().map(|one| one.age).min().unwrap_or_default(),
             raised: all.iter().any(|one| one.raised && one.rtt_us == middle),
+            probed: false,
         };
         (place, deviation)
     };

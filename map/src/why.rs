@@ -87,6 +87,8 @@ pub struct Known {
 pub enum KnownBy {
     /// Round-trip times were observed from its prefix.
     Observation,
+    /// A resolver of its prefix was probed, and nothing else was measured there.
+    Resolver,
     /// It asks for so much that it is looked at by itself.
     Demand,
     /// Its place is in the GeoIP database.
@@ -173,6 +175,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) incumbent: Option<MemberName>,
     /// Whether round-trip times were observed from the client's prefix.
     pub(crate) observed: bool,
+    /// Whether these are only of a resolver that was probed.
+    pub(crate) probed: bool,
     pub(crate) spared: &'a [u32],
     pub(crate) excluded: Vec<(&'a MemberInput, Option<Exclusion>)>,
     pub(crate) ranking: Ranking,
@@ -225,6 +229,7 @@ pub(crate) fn explain(facts: Facts<'_>) -> Why {
         .filter(|(_, because)| !matches!(because, Some(Exclusion::NotANode | Exclusion::NotItsService)))
         .map(|(member, excluded_because)| Reasons { excluded_because, ..reasons(member) });
     let (prefix, by) = match locality {
+        Locality::Prefix(prefix) if facts.observed && facts.probed => (prefix, KnownBy::Resolver),
         Locality::Prefix(prefix) if facts.observed => (prefix, KnownBy::Observation),
         Locality::Prefix(prefix) => (prefix, KnownBy::Demand),
         Locality::Place(_) => (place.map_or(IpNet::from(client), |(prefix, _)| prefix), KnownBy::Geography),
