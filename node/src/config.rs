@@ -7,7 +7,9 @@
 use crate::health::{HealthConfig, ServiceConfig, WhenAllDown};
 use godwit_core::demand::Capacity;
 use godwit_core::name::SiteName;
+use godwit_core::resolver::{Pace, Rules};
 use godwit_map::PERMILLE_MAX;
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -150,13 +152,52 @@ pub struct MapConfig {
     /// Each so many seconds other blocks do, 60 to 86,400. All redirectors of a network should have
     /// the same.
     pub explore_epoch_secs: u32,
+    /// Whether resolvers that ask without a client subnet are measured: on a redirector, whether it
+    /// asks for that; on a node, whether it does it. Off unless said: it sends packets to strangers.
+    pub probe_resolvers: bool,
+    /// Prefixes in which nobody is measured, whoever asks for it.
+    #[schemars(with = "Vec<String>")]
+    pub probe_never: Vec<IpNet>,
+    /// Prefixes in which resolvers may be measured although they are not public: a network of one's
+    /// own.
+    #[schemars(with = "Vec<String>")]
+    pub probe_also: Vec<IpNet>,
+    /// At least so long between two probes of one resolver by this node, seconds, 10 to 86,400.
+    pub probe_again_secs: u32,
+    /// At least so long between any two probes by this node, milliseconds, 100 to 60,000.
+    pub probe_gap_ms: u32,
+}
+
+impl MapConfig {
+    /// Whom probes may go to.
+    pub fn probe_rules(&self) -> Rules {
+        Rules { never: self.probe_never.clone(), also: self.probe_also.clone() }
+    }
+
+    /// How often.
+    pub(crate) fn probe_pace(&self) -> Pace {
+        Pace {
+            gap: Duration::from_millis(self.probe_gap_ms.into()),
+            again: Duration::from_secs(self.probe_again_secs.into()),
+            ..Pace::default()
+        }
+    }
 }
 
 impl Default for MapConfig {
     fn default() -> MapConfig {
         // One client in fifty, for ten minutes each: a place with fifty blocks knows its best of
         // twenty replicas within an hour or two of clients.
-        MapConfig { geoip: None, explore_permille: 20, explore_epoch_secs: 600 }
+        MapConfig {
+            geoip: None,
+            explore_permille: 20,
+            explore_epoch_secs: 600,
+            probe_resolvers: false,
+            probe_never: Vec::new(),
+            probe_also: Vec::new(),
+            probe_again_secs: 600,
+            probe_gap_ms: 1000,
+        }
     }
 }
 
@@ -241,6 +282,8 @@ impl Config {
         within("store.collect_after_secs", self.store.collect_after_secs, 1, 2_592_000)?;
         within("map.explore_permille", self.map.explore_permille, 0, PERMILLE_MAX)?;
         within("map.explore_epoch_secs", self.map.explore_epoch_secs, 60, 86_400)?;
+        within("map.probe_again_secs", self.map.probe_again_secs, 10, 86_400)?;
+        within("map.probe_gap_ms", self.map.probe_gap_ms, 100, 60_000)?;
         within("http.connections_max", self.http.connections_max, 1, 1_000_000)?;
         within("http.connections_per_address_max", self.http.connections_per_address_max, 1, 1_000_000)?;
         within("http.idle_timeout_ms", self.http.idle_timeout_ms, 100, 3_600_000)?;

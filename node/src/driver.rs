@@ -362,6 +362,7 @@ impl Running {
         self.driver.metrics.health.agreed(&snapshot, &turned);
         let states = snapshot.members.values().map(|known| known.state);
         let peers = snapshot.members.values().filter(|known| known.connected).count();
+        self.driver.metrics.untold.set(snapshot.untold as i64);
         self.driver.metrics.roster(states, peers, snapshot.sites.len());
         self.driver.metrics.count(self.driver.member.counters());
         self.driver.snapshots.send_replace(snapshot);

@@ -47,6 +47,8 @@ pub(crate) struct Keeper {
     number: u64,
     metrics: Arc<Metrics>,
     unsaved: bool,
+    /// Told which database is in use.
+    database: watch::Sender<[u8; 32]>,
 }
 
 /// Tells one GeoIP file from another without reading it.
@@ -78,6 +80,7 @@ impl Keeper {
             number: 0,
             metrics,
             unsaved: false,
+            database: watch::Sender::new([0; 32]),
         };
         keeper.metrics.geoip_fresh.set(1);
         keeper.reload();
@@ -93,6 +96,11 @@ impl Keeper {
             keeper.shared.store(Arc::new(Generation::compute(&inputs, &keeper.geo, None)));
         }
         keeper
+    }
+
+    /// A digest of the database in use, as it changes.
+    pub(crate) fn database(&self) -> watch::Receiver<[u8; 32]> {
+        self.database.subscribe()
     }
 
     /// The present generation, for whoever answers from it.
@@ -181,6 +189,7 @@ impl Keeper {
         match GeoDb::open(&path) {
             Ok(geo) => {
                 tracing::info!(path = %path.display(), places = geo.places(), runs = geo.runs(), "GeoIP loaded");
+                self.database.send_replace(geo.digest());
                 self.geo = geo;
                 self.metrics.geoip_fresh.set(1);
                 true
@@ -257,6 +266,9 @@ fn remember(inputs: &mut Inputs, last: &Inputs, is_heard: impl Fn(&MemberId) -> 
         inputs.sites.extend(missing);
         if inputs.observations.is_empty() {
             inputs.observations.clone_from(&last.observations);
+        }
+        if inputs.probed.is_empty() {
+            inputs.probed.clone_from(&last.probed);
         }
         if inputs.demands.is_empty() {
             inputs.demands.clone_from(&last.demands);

@@ -19,6 +19,8 @@
 //!   and sends it commands.
 //! - `replicate`, `repair`, `fetch`, `sink`, `receiving`, `held`: content comes here, whole, and is kept so.
 //! - `collect`, over `roots`, `mark` and `recent`: what nobody needs any more goes.
+//! - `resolvers`: resolvers are measured, where operators agreed; `agreement`: whether redirectors decide
+//!   by the same settings.
 //! - `generation`: the map, computed anew after each change.
 //! - [`health`]: others' services are checked, and how one's own are to be is told.
 //! - `http`, over `content`: clients are served; what is not here is pulled.
@@ -36,6 +38,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod admin;
+mod agreement;
 pub mod clock;
 mod collect;
 pub mod config;
@@ -56,6 +59,7 @@ mod recent;
 mod records;
 mod repair;
 mod replicate;
+mod resolvers;
 mod roots;
 pub mod runtime;
 mod sink;

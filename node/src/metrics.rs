@@ -6,6 +6,7 @@ mod map;
 pub(crate) use map::MapMetrics;
 
 use crate::health::HealthMetrics;
+use crate::resolvers::ResolverMetrics;
 use godwit_core::member::State;
 use godwit_core::stats::{Counters, Refused};
 use http::StatusCode;
@@ -87,6 +88,12 @@ pub(crate) struct Metrics {
     registry: SharedRegistry,
     pub(crate) http: Arc<HttpMetrics>,
     pub(crate) health: Arc<HealthMetrics>,
+    /// Measuring resolvers.
+    pub(crate) resolvers: Arc<ResolverMetrics>,
+    /// Settings that redirectors have different values of.
+    pub(crate) differing: Gauge,
+    /// Sites held here that this member's entry has no room for.
+    pub(crate) untold: Gauge,
     /// What the map has decided.
     pub(crate) map: MapMetrics,
     /// Objects fetched from other members and kept.
@@ -129,6 +136,7 @@ pub(crate) struct Metrics {
     messages_sent_bytes: Counter,
     reconciliations: Counter,
     differences: Counter,
+    own_refused: Counter,
     store_objects: Gauge,
     store_bytes: Gauge,
     store_lost: Counter,
@@ -154,6 +162,9 @@ impl Metrics {
             registry: Arc::new(Mutex::new(Registry::with_prefix("godwit"))),
             http: Arc::default(),
             health: Arc::default(),
+            resolvers: Arc::default(),
+            differing: Gauge::default(),
+            untold: Gauge::default(),
             map: MapMetrics::default(),
             fetched_objects: Counter::default(),
             fetched_bytes: Counter::default(),
@@ -180,6 +191,7 @@ impl Metrics {
             messages_sent_bytes: Counter::default(),
             reconciliations: Counter::default(),
             differences: Counter::default(),
+            own_refused: Counter::default(),
             store_objects: Gauge::default(),
             store_bytes: Gauge::default(),
             store_lost: Counter::default(),
@@ -211,6 +223,7 @@ impl Metrics {
         set(&self.messages_sent_bytes, counters.bytes_out);
         set(&self.reconciliations, counters.reconciliations);
         set(&self.differences, counters.differences);
+        set(&self.own_refused, counters.own_refused);
         for why in Refused::ALL {
             let reason = Reason { reason: why.as_str().to_owned() };
             set(&self.records_refused.get_or_create(&reason), counters.refused(why));
@@ -246,6 +259,11 @@ impl Metrics {
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         r.register("build", "Version of the software", build);
         self.health.register(r);
+        self.resolvers.register(r);
+        let help = "Settings that not all redirectors of the zone have alike";
+        r.register("redirector_settings_differing", help, self.differing.clone());
+        let help = "Sites held here that this member's entry has no room for";
+        r.register("entry_sites_untold", help, self.untold.clone());
         let h = &self.http;
         r.register("http_requests", "Requests answered, by status code", h.requests.clone());
         let help = "Time until a response could begin";
@@ -298,6 +316,8 @@ impl Metrics {
         let help = "Bytes of messages to members";
         r.register_with_unit("messages_sent", help, Unit::Bytes, self.messages_sent_bytes.clone());
         r.register("reconciliations", "Reconciliations begun", self.reconciliations.clone());
+        let help = "Records made here that hold for nobody";
+        r.register("records_own_refused", help, self.own_refused.clone());
         r.register("reconciliation_differences", "Reconciliations that found one", self.differences.clone());
         r.register("store_objects", "Objects stored", self.store_objects.clone());
         r.register_with_unit("store", "Bytes of objects stored", Unit::Bytes, self.store_bytes.clone());

@@ -6,6 +6,7 @@
 //! know at once, save the map, close the store.
 
 use crate::admin::{self, Control};
+use crate::agreement;
 use crate::clock;
 use crate::collect::Collector;
 use crate::config::{BadValue, Config};
@@ -23,8 +24,10 @@ use crate::recent::Recent;
 use crate::records::Records;
 use crate::repair;
 use crate::replicate::Replicator;
+use crate::resolvers::{Measuring, ResolverMetrics};
 use crate::snapshot::Snapshot;
 use godwit_core::admission::Admission;
+use godwit_core::agreement::Setting;
 use godwit_core::certificate::{Invalid, MemberCertificate, Role};
 use godwit_core::challenge::Challenge;
 use godwit_core::demand::Capacity;
@@ -144,6 +147,8 @@ pub struct Runtime {
     registry: SharedRegistry,
     commands: mpsc::Sender<Command>,
     reload: Arc<Notify>,
+    answering: watch::Sender<Option<Vec<Setting>>>,
+    resolvers: Arc<ResolverMetrics>,
     host: Arc<OnceLock<Arc<dyn admin::Host>>>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     stops: Stops,
@@ -272,6 +277,7 @@ impl Runtime {
         })
         .await?;
         let generation = keeper.shared();
+        let database = keeper.database();
 
         let driver = Driver {
             member,
@@ -290,6 +296,21 @@ impl Runtime {
         tasks.spawn(driver.run());
         let reload = Arc::new(Notify::new());
         tasks.spawn(keeper.run(snapshot.clone(), reload.clone(), stops.all.clone()));
+        let (answering, told) = watch::channel(None);
+        let settings = agreement::settings(&config);
+        tasks.spawn(agreement::tell(settings, told, database, commands.clone(), stops.all.clone()));
+        tasks.spawn(agreement::watch(snapshot.clone(), metrics.differing.clone(), stops.all.clone()));
+        if config.map.probe_resolvers && !http_addresses.is_empty() {
+            let measuring = Measuring {
+                zone: grant.zone.clone(),
+                config: config.map.clone(),
+                snapshots: snapshot.clone(),
+                commands: commands.clone(),
+                metrics: metrics.resolvers.clone(),
+                stop: stops.all.clone(),
+            };
+            tasks.spawn(measuring.run());
+        }
         if config.health.vantage {
             let prober = Prober::new();
             let zone = grant.zone.clone();
@@ -411,6 +432,8 @@ impl Runtime {
             registry: metrics.registry(),
             commands,
             reload,
+            answering,
+            resolvers: metrics.resolvers.clone(),
             host,
             snapshots: snapshot,
             stops,
@@ -478,6 +501,32 @@ impl Runtime {
                 std::future::pending::<()>().await;
             }
         }
+    }
+
+    /// This member answers names, by these settings beside those of its map: the others are told, so
+    /// that redirectors that differ are found. Called again when they change.
+    pub fn answers_by(&self, settings: Vec<Setting>) {
+        self.answering.send_replace(Some(settings));
+    }
+
+    /// Asks the nodes to measure the resolvers in `lists`, as they change, until nobody tells any more.
+    /// Only a member that is a redirector by its certificate is heard.
+    pub fn ask_for_resolvers(&self, mut lists: watch::Receiver<Vec<IpAddr>>) {
+        let (commands, stop) = (self.commands.clone(), self.stops.all.clone());
+        let asked = self.resolvers.asked.clone();
+        self.tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    changed = lists.changed() => if changed.is_err() { return },
+                }
+                let list = lists.borrow_and_update().clone();
+                asked.set(list.len() as i64);
+                if commands.send(Command::Input(Input::Resolvers(list))).await.is_err() {
+                    return;
+                }
+            }
+        });
     }
 
     /// Reads the GeoIP database again; a broken one leaves the one in use.

@@ -4,6 +4,7 @@
 //! instead. It is made at most every few dozen milliseconds, and at once when a head was submitted,
 //! so that who has just published sees the new version.
 
+use godwit_core::agreement::{self, Difference, Setting};
 use godwit_core::certificate::{MemberCertificate, Role};
 use godwit_core::challenge::Challenge;
 use godwit_core::content::{SiteVersion, VersionNumber};
@@ -14,10 +15,11 @@ use godwit_core::member::{Member, MemberView, State};
 use godwit_core::name::SiteName;
 use godwit_core::observation::ClientRtt;
 use godwit_core::record::RosterEntry;
+use godwit_core::resolver;
 use godwit_core::time::Time;
 use godwit_map::{CheckInput, DemandInput, Health, Inputs, MemberInput, SiteInput};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// What the member knew at one moment.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +38,14 @@ pub(crate) struct Snapshot {
     pub(crate) health: BTreeMap<Target, Agreement>,
     /// The members that this one checks.
     pub(crate) watched: BTreeSet<MemberId>,
+    /// Resolvers that are to be measured.
+    pub(crate) resolvers: Vec<IpAddr>,
+    /// Round-trip times to resolvers, by the node that found them.
+    pub(crate) resolver_rtts: Vec<(MemberId, Vec<ClientRtt>)>,
+    /// The settings that redirectors decide by.
+    pub(crate) settings: BTreeMap<MemberId, Vec<Setting>>,
+    /// How many sites this member holds that its entry has no room for.
+    pub(crate) untold: usize,
     /// Values for certificate authorities, by the member that set them.
     pub(crate) challenges: BTreeMap<MemberId, Vec<Challenge>>,
 }
@@ -74,6 +84,10 @@ impl Snapshot {
             observations: view.observations().map(|(by, rtts)| (by, rtts.to_vec())).collect(),
             demands: view.demands().collect(),
             challenges: view.challenges().collect(),
+            resolvers: wanted(view.resolvers_asked().map(|(_, asked)| asked).collect()),
+            resolver_rtts: view.resolver_rtts().collect(),
+            settings: view.settings().collect(),
+            untold: view.untold(),
         };
         (snapshot, judgement.turned)
     }
@@ -115,6 +129,22 @@ impl Snapshot {
         members.into_iter().map(|(id, _)| (*id, self.addresses(id))).collect()
     }
 
+    /// The settings that redirectors in reach do not have alike, by name.
+    pub(crate) fn differences(&self) -> Vec<Difference> {
+        let there = |by: &MemberId| {
+            let known = self.members.get(by);
+            known.is_some_and(|known| matches!(known.state, State::Alive | State::Suspect))
+        };
+        let told = self.settings.iter().filter(|(by, _)| there(by));
+        agreement::differences(told.map(|(by, settings)| (*by, &settings[..])))
+    }
+
+    /// A member's name, for people.
+    pub(crate) fn name(&self, member: &MemberId) -> String {
+        let name = |known: &Known| known.certificate.grant().name.to_string();
+        self.members.get(member).map_or_else(|| member.short().to_string(), name)
+    }
+
     /// Whether the member's word about itself is known.
     pub(crate) fn is_heard(&self, member: &MemberId) -> bool {
         self.members.get(member).is_some_and(|known| known.entry.is_some())
@@ -148,6 +178,7 @@ impl Snapshot {
 
     /// What the map is computed from.
     pub(crate) fn inputs(&self, zone: &godwit_core::name::ZoneName, number: u64) -> Inputs {
+        let probed = self.resolver_rtts.iter().flat_map(|(by, rtts)| rtts.iter().map(|rtt| (*by, *rtt)));
         let observations = self.observations.iter().flat_map(|(by, rtts)| rtts.iter().map(|rtt| (*by, *rtt)));
         Inputs {
             zone: zone.clone(),
@@ -167,11 +198,16 @@ impl Snapshot {
                 .map(|version| SiteInput::published(version.site.clone(), version.number))
                 .collect(),
             observations: observations.collect(),
+            probed: probed.collect(),
             exploration: None,
             closed: Vec::new(),
             demands: self.demands.iter().map(|(by, demand)| DemandInput::new(*by, demand)).collect(),
         }
     }
+}
+
+fn wanted(lists: Vec<Vec<IpAddr>>) -> Vec<IpAddr> {
+    resolver::wanted(lists.iter().map(Vec::as_slice))
 }
 
 impl Known {

@@ -1,4 +1,4 @@
-//! Makes health probes: one question to one address, and what came of it.
+//! Makes probes: one question to one address, and what came of it.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,6 +18,7 @@
 //! - [`http`]: one HTTP/1.1 request on a connection of its own, over TLS where asked. Redirects are
 //!   answers. At most [`http::BODY_READ_MAX`] bytes of a body and 32 KiB of header are read, and
 //!   [`PROBES_MAX`] probes are made at once.
+//! - [`resolver`]: how far a resolver is, without asking it anything.
 //! - [`tls`]: against the host's roots, one authority, or nothing.
 //! - [`Fault`] keeps apart what says something about the target and what lies here: a vantage
 //!   without IPv6, or out of descriptors, blames nobody.
@@ -31,6 +32,7 @@
 
 pub mod config;
 pub mod http;
+pub mod resolver;
 mod runner;
 pub mod tls;
 

@@ -172,6 +172,23 @@ pub struct Status {
     pub members: Vec<Member>,
     /// Every site, by name.
     pub sites: Vec<SiteStatus>,
+    /// Settings that redirectors in reach do not have alike, by name: clients are answered by whom they
+    /// ask.
+    #[serde(default)]
+    pub differences: Vec<Difference>,
+    /// How many sites this member holds that its entry has no room for: no client is led to it for
+    /// them.
+    #[serde(default)]
+    pub untold_sites: u64,
+}
+
+/// A setting that redirectors differ in, in [`Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Its name, as in the configuration.
+    pub setting: String,
+    /// The names of those that have the same value, by value; the largest group first.
+    pub groups: Vec<Vec<String>>,
 }
 
 /// A member in [`Status`].

@@ -2,10 +2,12 @@
 
 use super::api::{self, Error};
 use super::server::{Control, no_site};
+use crate::agreement::groups;
 use crate::health::{agreed_name, opinion_name};
 use crate::metrics::state_name;
 use crate::placement;
 use crate::snapshot::{Known, Snapshot};
+use godwit_core::agreement;
 use godwit_core::certificate::Role;
 use godwit_core::content::{ObjectId, Replicas, SiteVersion, VersionNumber};
 use godwit_core::health::{Check, Opinion, Say, Target};
@@ -38,7 +40,13 @@ pub(super) fn status(control: &Control) -> api::Status {
         connected: snapshot.members.values().filter(|known| known.connected).count() as u64,
         members,
         sites: snapshot.sites.values().map(|version| site_status(&snapshot, &wanted, version)).collect(),
+        differences: snapshot.differences().iter().map(|one| difference(&snapshot, one)).collect(),
+        untold_sites: snapshot.untold as u64,
     }
+}
+
+fn difference(snapshot: &Snapshot, difference: &agreement::Difference) -> api::Difference {
+    api::Difference { setting: difference.name.clone(), groups: groups(snapshot, difference) }
 }
 
 fn member(
