@@ -2,6 +2,7 @@
 //!
 //! The general path: whatever transport a query came by, and whatever it asks. Nothing in it waits.
 
+use crate::asking::Asking;
 use crate::decisions::{Decisions, Sample};
 use crate::metrics::{Drop, Metrics, Outcome, Transport};
 use crate::transfer::{self, Transfers};
@@ -28,12 +29,14 @@ pub(crate) struct Engine {
     transfers: Arc<Transfers>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) decisions: Decisions,
+    /// Who asks, where that is wanted.
+    pub(crate) asking: Asking,
 }
 
 impl Engine {
     /// Queries signed with a key of `transfers` get signed replies.
     pub(crate) fn new(handler: Handler, transfers: Arc<Transfers>, metrics: Arc<Metrics>) -> Engine {
-        Engine { handler, transfers, metrics, decisions: Decisions::none() }
+        Engine { handler, transfers, metrics, decisions: Decisions::none(), asking: Asking::default() }
     }
 
     /// The same, with a sample of its decisions looked at.

@@ -23,6 +23,7 @@
 //!   is found) and one UDP socket per worker, sharing the port by `SO_REUSEPORT`.
 //! - [`udp`], [`fast`]: a thread for each UDP socket receives, answers and sends by the batch. What it
 //!   has not encoded before it has [`capture`], the general path, make.
+//! - [`asking`]: which resolvers ask without a client subnet, where somebody wants to know.
 //! - [`tcp`]: listens for connections; [`stream`] converses on them, [`tls`], [`doh`] and [`doq`] with
 //!   encryption. [`connections`] caps them per source before overall; the newest always gets in, at
 //!   the cost of who made no progress for longest.
@@ -39,6 +40,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod asking;
 mod capture;
 mod config;
 mod connections;
@@ -64,6 +66,7 @@ mod transfer;
 mod tsig;
 mod udp;
 
+pub use asking::Asking;
 pub use config::{Config, Limits, SecondaryConfig, TlsConfig, TransferConfig};
 pub use decisions::DecisionsConfig;
 pub use godwit_dns_plugin::{SharedView, Zone};
@@ -146,6 +149,7 @@ impl Redirector {
         let stop = Arc::new(stop);
         let mut tasks = JoinSet::new();
         tasks.spawn(looker);
+        let asking = engine.asking.clone();
         let service = Service { engine: engine.clone(), transfers: transfers.clone(), idle: Idle::default() };
         let limits = &config.limits;
         let connections = |max| Connections::new(max, limits.tcp_connections_per_prefix_max, metrics.clone());
@@ -214,6 +218,7 @@ impl Redirector {
             encrypted,
             idle,
             successions,
+            asking,
         })
     }
 }
@@ -275,6 +280,7 @@ pub struct Running {
     encrypted: Arc<Connections>,
     idle: Idle,
     successions: mpsc::Receiver<Succession>,
+    asking: Asking,
 }
 
 /// Why a changed configuration is not taken; nothing of it is.
@@ -300,6 +306,11 @@ impl Running {
     /// Where it answers, by transport.
     pub fn all_addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// Which resolvers ask: counted from when somebody runs it.
+    pub fn asking(&self) -> Asking {
+        self.asking.clone()
     }
 
     /// Takes over what can change without a restart: the files of certificate and keys (read again

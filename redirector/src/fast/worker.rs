@@ -4,6 +4,7 @@
 //! What they share beside that is read only (the compiled view) or touched with one atomic operation
 //! (buckets of the rate limit); counters are added up for a batch before anybody else sees them.
 
+use crate::asking::Sampler;
 use crate::capture::Engine;
 use crate::fast::compiler::Current;
 use crate::fast::respond::{Moment, Outcome, Responder, Sent};
@@ -11,6 +12,7 @@ use crate::limit::{Limiter, Verdict};
 use crate::metrics::{Drop, Limited, Tally, Transport};
 use crate::udp::truncate;
 use godwit_net::udp::{Batch, tell_destination};
+use hickory_server::proto::op::ResponseCode;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
@@ -43,6 +45,7 @@ pub(crate) struct Worker {
     responder: Responder,
     limiter: Arc<Limiter>,
     tally: Tally,
+    sampler: Sampler,
 }
 
 impl Worker {
@@ -62,7 +65,8 @@ impl Worker {
         socket.set_read_timeout(Some(WAIT))?;
         let batch = Batch::new(BATCH, QUERY_LEN_MAX, REPLY_LEN_MAX, unspecified);
         let tally = Tally::new(engine.metrics.clone());
-        Ok(Worker { socket, batch, engine, current, responder, limiter, tally })
+        let sampler = Sampler::new(engine.asking.clone());
+        Ok(Worker { socket, batch, engine, current, responder, limiter, tally, sampler })
     }
 
     /// Answers until told to stop, and what is queued then.
@@ -85,6 +89,7 @@ impl Worker {
         self.responder.renew(&self.current.load());
         let now = Moment { time: self.engine.handler().clock().now() };
         let tick = self.limiter.now();
+        self.sampler.follow();
         for slot in 0..received {
             let Some((packet, source, out)) = self.batch.query(slot) else { continue };
             // Port 0 cannot be replied to.
@@ -107,6 +112,9 @@ impl Worker {
                 }
                 Outcome::Answered(sent) => {
                     self.tally.answered(&sent);
+                    if sent.code == ResponseCode::NoError {
+                        self.sampler.answered(packet, source);
+                    }
                     if self.engine.decisions.is_due() {
                         self.engine.offer(packet, source, Transport::Udp);
                     }
