@@ -4,6 +4,7 @@
 use crate::config::File;
 use crate::failure::Outcome;
 use anyhow::Context;
+use godwit_core::agreement::Setting;
 use godwit_core::name::ZoneName;
 use godwit_dns_plugin::{SharedView, Zone, ZoneError, explain};
 use godwit_node::admin::{self, Pending, Question, api};
@@ -30,6 +31,17 @@ pub(crate) fn view(config: &File, path: Option<&Path>, runtime: &Runtime) -> Out
     let zone = configured(config, &name, modified(path)).context("the zone cannot be served")?;
     warn_of_clashes(&zone, &generations.load());
     Ok(SharedView::new(generations, zone))
+}
+
+/// What the zone's answers depend on beside the map: for the other redirectors to compare.
+pub(crate) fn settings(config: &File) -> Vec<Setting> {
+    // A value that cannot be written is told as nothing: it is the same on all that have it.
+    let zone = serde_json::to_vec(&config.zone).unwrap_or_default();
+    vec![
+        Setting::new("redirector.ttl_secs", &config.redirector.ttl_secs.to_be_bytes()),
+        Setting::new("redirector.ttl_static_secs", &config.redirector.ttl_static_secs.to_be_bytes()),
+        Setting::new("zone", &zone),
+    ]
 }
 
 /// Puts the zone of another configuration in place; the next query is answered from it.

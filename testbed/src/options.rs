@@ -54,6 +54,9 @@ pub struct UpOptions {
     /// The share of client prefixes that the GeoIP database puts into a wrong city, per cent;
     /// default 0. Real databases are wrong too.
     pub geoip_wrong_percent: f64,
+    /// Whether nodes measure the resolvers that ask without a client subnet, every ten seconds in place
+    /// of ten minutes; default no.
+    pub probe_resolvers: bool,
     /// The zone of the network; default `testbed.example`.
     pub zone: ZoneName,
     /// How hosts are joined to the fabric; default the best that this machine allows.
@@ -75,6 +78,7 @@ impl Default for UpOptions {
             rtt_ms: None,
             loss_percent: 0.0,
             geoip_wrong_percent: 0.0,
+            probe_resolvers: false,
             zone: "testbed.example".parse().expect("a valid zone name"),
             ports: PortKind::Auto,
             pcap: false,

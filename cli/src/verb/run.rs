@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, PoisonError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
@@ -89,6 +89,10 @@ impl Run {
             false => (None, None),
         };
         tokio::spawn(zone::follow_challenges(runtime.challenges(), view.clone()));
+        if let Some(redirector) = &redirector {
+            runtime.answers_by(zone::settings(&config));
+            count_askers(redirector, &config, &runtime);
+        }
         let (reloads, mut asked_to_reload) = mpsc::channel(1);
         runtime.set_host(Arc::new(zone::Host { view: view.clone(), reloads }));
         let names: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
@@ -152,6 +156,9 @@ impl Run {
                             redirector.reload(&config.redirector)?;
                         }
                         zone::replace(&view, &config, path.as_deref()).context("the zone stays as it was")?;
+                        if let (Some(runtime), Some(_)) = (&runtime, &redirector) {
+                            runtime.answers_by(zone::settings(&config));
+                        }
                         Ok(config)
                     });
                     reloaded.set(i64::from(read.is_ok()));
@@ -299,6 +306,15 @@ async fn start_redirector(
         .or_exit(Exit::Usage)?;
     let started = Redirector::start_on(inherited, config.redirector.clone(), view, &mut registry).await;
     Ok((started.context("the redirector cannot start")?, signing))
+}
+
+/// Has the resolvers that ask here measured, where that is wanted.
+fn count_askers(redirector: &Running, config: &File, runtime: &Runtime) {
+    if config.map.probe_resolvers {
+        let (lists, told) = watch::channel(Vec::new());
+        tokio::spawn(redirector.asking().run(config.map.probe_rules(), lists));
+        runtime.ask_for_resolvers(told);
+    }
 }
 
 fn reload_gauge(registry: &SharedRegistry) -> Gauge {

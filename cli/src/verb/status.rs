@@ -50,6 +50,16 @@ fn text(status: &api::Status, now: Time) -> String {
     );
     text += &members(status, now).to_string();
     text += &checks(status, now);
+    for difference in &status.differences {
+        let groups: Vec<String> = difference.groups.iter().map(|names| names.join(", ")).collect();
+        text += &format!("\nRedirectors differ in {}: {}\n", difference.setting, groups.join(" against "));
+    }
+    if status.untold_sites > 0 {
+        text += &format!(
+            "\n{} of the sites held here have no room in this member's entry: nobody is led here for them\n",
+            status.untold_sites
+        );
+    }
     if status.sites.is_empty() {
         text += "\nNo site is published yet: godwit publish DIR --to SITE\n";
     } else {

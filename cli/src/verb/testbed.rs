@@ -156,6 +156,9 @@ struct Options {
     /// Clients that the GeoIP database has in a wrong city
     #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
     geoip_wrong: f64,
+    /// Nodes measure the resolvers that ask without a client subnet, every ten seconds
+    #[arg(long)]
+    probe_resolvers: bool,
     /// The zone
     #[arg(long, default_value = "testbed.example")]
     zone: ZoneName,
@@ -188,6 +191,7 @@ impl Options {
             rtt_ms: self.rtt,
             loss_percent: self.loss,
             geoip_wrong_percent: self.geoip_wrong,
+            probe_resolvers: self.probe_resolvers,
             zone: self.zone,
             ports: match self.ports {
                 Ports::Auto => PortKind::Auto,

@@ -128,6 +128,9 @@ fn reasons(why: &Value) -> String {
         Some("observation") => {
             format!("Measured: round-trip times from {} were observed.\n", word(&known["prefix"]))
         }
+        Some("resolver") => {
+            format!("Probed: round-trip times to a resolver in {} were measured.\n", word(&known["prefix"]))
+        }
         Some("demand") => format!("Busy: {} is looked at by itself.\n", word(&known["prefix"])),
         Some("geography") => format!(
             "Placed: the GeoIP database has {} at {},{}; times from {} stand for it.\n",

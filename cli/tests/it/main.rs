@@ -5,4 +5,5 @@
 mod commands;
 mod harness;
 mod network;
+mod redirectors;
 mod static_zone;

@@ -3,6 +3,7 @@
 //! Everything that this crate knows of godwit's command line and configuration is in this file.
 
 use crate::address;
+use crate::options::UpOptions;
 use crate::state::RunDir;
 use crate::topology::{Role, Topology};
 use anyhow::{Context, bail};
@@ -26,6 +27,11 @@ const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
 /// The same when the whole testbed ends and nothing of it is kept.
 const END_WAIT_MAX: Duration = Duration::from_millis(1500);
 
+/// What measures resolvers in a network of a few addresses that are not public, and quickly.
+const PROBE_RESOLVERS: &str = "probe_resolvers = true\n\
+    probe_also = [\"198.18.0.0/15\", \"fd67:7764::/32\", \"127.18.0.0/15\"]\n\
+    probe_again_secs = 10\nprobe_gap_ms = 100\n";
+
 /// The program that members run, and what all of them share.
 #[derive(Clone, Debug)]
 pub(super) struct Program {
@@ -34,16 +40,18 @@ pub(super) struct Program {
     geoip: PathBuf,
     hosts: PathBuf,
     zone: ZoneName,
+    probe_resolvers: bool,
 }
 
 impl Program {
-    pub(super) fn new(dir: &RunDir, zone: ZoneName) -> anyhow::Result<Program> {
+    pub(super) fn new(dir: &RunDir, options: &UpOptions) -> anyhow::Result<Program> {
         Ok(Program {
             executable: std::env::current_exe().context("cannot tell which program this is")?,
             authority: dir.file("authority"),
             geoip: dir.file("geoip.mmdb"),
             hosts: dir.file("hosts"),
-            zone,
+            zone: options.zone.clone(),
+            probe_resolvers: options.probe_resolvers,
         })
     }
 
@@ -95,7 +103,7 @@ impl Layout {
     }
 
     /// The member's configuration file. TOML's basic strings and arrays are JSON's.
-    fn config(&self, geoip: &Path) -> anyhow::Result<String> {
+    fn config(&self, geoip: &Path, probe_resolvers: bool) -> anyhow::Result<String> {
         let addresses = |port: u16| -> anyhow::Result<String> {
             let ips = std::iter::once(IpAddr::V4(self.v4)).chain(self.v6.map(IpAddr::V6));
             let addresses: Vec<SocketAddr> = ips.map(|ip| SocketAddr::new(ip, port)).collect();
@@ -108,6 +116,9 @@ impl Layout {
         }
         text.push_str(&format!("\n[overlay]\nlisten = {}\n", addresses(PEER_PORT)?));
         text.push_str(&format!("\n[map]\ngeoip = {geoip}\nexplore_permille = 0\n"));
+        if probe_resolvers {
+            text.push_str(PROBE_RESOLVERS);
+        }
         match self.role {
             Role::Node => text.push_str(&format!("\n[http]\nlisten = {}\n", addresses(self.http().port())?)),
             Role::Redirector => {
@@ -232,7 +243,10 @@ impl Members {
     /// Makes the host a member.
     pub(super) fn join(&self, host: usize, token: &str, namespaces: Namespaces<'_>) -> anyhow::Result<()> {
         let member = &self.members[host];
-        fs::write(member.layout.config_file(), member.layout.config(&self.program.geoip)?)?;
+        fs::write(
+            member.layout.config_file(),
+            member.layout.config(&self.program.geoip, self.program.probe_resolvers)?,
+        )?;
         let mut join = self.program.command(namespaces.of(host));
         join.arg("join").arg("--data-dir").arg(&member.layout.data_dir).arg(token);
         finish(join, &format!("join on {}", member.name)).map(drop)
@@ -399,14 +413,16 @@ mod tests {
         };
         let geoip = Path::new("/tmp/t/geoip.mmdb");
         assert_eq!(
-            layout.config(geoip).unwrap(),
+            layout.config(geoip, false).unwrap(),
             "[node]\npublic_v4 = \"198.18.0.1\"\npublic_v6 = \"fd67:7764:1000::1\"\n\n\
              [overlay]\nlisten = [\"198.18.0.1:4100\",\"[fd67:7764:1000::1]:4100\"]\n\n\
              [map]\ngeoip = \"/tmp/t/geoip.mmdb\"\nexplore_permille = 0\n\n\
              [http]\nlisten = [\"198.18.0.1:80\",\"[fd67:7764:1000::1]:80\"]\n"
         );
         (layout.role, layout.loopback, layout.v6) = (Role::Redirector, true, None);
-        assert!(layout.config(geoip).unwrap().ends_with("[redirector]\nlisten = [\"198.18.0.1:5300\"]\n"));
+        assert!(
+            layout.config(geoip, false).unwrap().ends_with("[redirector]\nlisten = [\"198.18.0.1:5300\"]\n")
+        );
         assert_eq!(layout.log(), Path::new("/tmp/t/hosts/a-1.log"));
     }
 }

@@ -93,7 +93,7 @@ impl Supervisor {
         topology: Topology,
         mode: Mode,
     ) -> anyhow::Result<Supervisor> {
-        let program = Program::new(&dir, options.zone.clone())?;
+        let program = Program::new(&dir, &options)?;
         let members = Members::new(program, &topology, mode.kind == PortKind::Loopback);
         let state = initial_state(&dir, &options, &topology, &mode, &members);
         let (orders, inbox) = channel();
