@@ -23,6 +23,7 @@ pub mod content;
 pub mod demand;
 pub mod flow;
 pub mod geo;
+pub mod handoff;
 pub mod health;
 pub mod key;
 pub mod member;
