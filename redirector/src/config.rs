@@ -203,8 +203,8 @@ impl Config {
         let mut reloaded = self.clone();
         (reloaded.ttl_secs, reloaded.ttl_static_secs) = (other.ttl_secs, other.ttl_static_secs);
         reloaded.transfer = other.transfer.clone();
-        reloaded.tls.certificate = other.tls.certificate.clone();
-        reloaded.tls.key = other.tls.key.clone();
+        reloaded.listen = other.listen.clone();
+        reloaded.tls = TlsConfig { doh_path: self.tls.doh_path.clone(), ..other.tls.clone() };
         reloaded.limits = Limits { prefixes_max: self.limits.prefixes_max, ..other.limits.clone() };
         // Without a file at either time there is one random secret, which stays.
         if self.cookie_secret_file.is_some() && other.cookie_secret_file.is_some() {

@@ -17,6 +17,7 @@
 //! without a request, as on every other transport.
 
 use crate::edns::skip_name;
+use crate::listeners::Stopped;
 use crate::metrics::Drop;
 use crate::stream::{Conversation, QUERY_LEN_MAX, Service};
 use base64::Engine as _;
@@ -32,7 +33,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 /// Requests at a time on one connection: a browser's page of names; more than that wait.
@@ -44,7 +44,7 @@ const SEND_BUFFER_MAX: usize = 16 * 1024;
 const MEDIA_TYPE: &str = "application/dns-message";
 
 /// Serves HTTP on one connection until it ends, was silent too long, or is asked to end.
-pub(crate) async fn serve<S>(conversation: Conversation<S>, path: Arc<str>, mut stopped: watch::Receiver<()>)
+pub(crate) async fn serve<S>(conversation: Conversation<S>, path: Arc<str>, mut stopped: Stopped)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -10,6 +10,7 @@
 
 use crate::connections::{Connections, Place};
 use crate::edns;
+use crate::listeners::Stopped;
 use crate::metrics::{Drop, Transport};
 use crate::stream::{QUERY_LEN_MAX, Service};
 use crate::tls::{Certificates, TlsError};
@@ -21,7 +22,6 @@ use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -66,7 +66,7 @@ impl Listener {
     }
 
     /// Answers until told to stop, then lets connections finish the queries at hand.
-    pub(crate) async fn run(self, mut stopped: watch::Receiver<()>) {
+    pub(crate) async fn run(self, mut stopped: Stopped) {
         let mut serving = JoinSet::new();
         loop {
             let incoming = tokio::select! {
@@ -104,7 +104,7 @@ pub(crate) enum Failure {
     Io(#[from] io::Error),
 }
 
-async fn serve(incoming: Incoming, place: Place, service: Service, mut stopped: watch::Receiver<()>) {
+async fn serve(incoming: Incoming, place: Place, service: Service, mut stopped: Stopped) {
     let metrics = service.engine.metrics.clone();
     let connection = match timeout(service.idle.get(), incoming).await {
         Ok(Ok(connection)) => connection,

@@ -22,6 +22,7 @@
 //!
 //! Only a process of the same user, or root's, gets the sockets.
 
+use crate::listeners::Descriptors;
 use crate::sockets::{Open, Purpose};
 use godwit_net::handed;
 use rustix::cmsg_space;
@@ -37,6 +38,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
@@ -81,6 +83,8 @@ impl Purpose {
 #[derive(Default)]
 pub struct Inherited {
     pub(crate) open: Open,
+    /// Whether a service manager has them, who listens on whatever happens here.
+    pub(crate) held: bool,
     pub(crate) predecessor: Option<Predecessor>,
 }
 
@@ -98,9 +102,10 @@ impl Inherited {
             Some(path) => spawn_blocking(move || Predecessor::ask(&path)).await??,
             None => None,
         };
+        let held = !open.is_empty();
         Ok(match predecessor {
-            Some((open, predecessor)) => Inherited { open, predecessor: Some(predecessor) },
-            None => Inherited { open, predecessor: None },
+            Some((open, predecessor)) => Inherited { open, held, predecessor: Some(predecessor) },
+            None => Inherited { open, held, predecessor: None },
         })
     }
 
@@ -238,13 +243,17 @@ pub(crate) struct Waiting {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
-    pub(crate) open: Open,
+    descriptors: Descriptors,
     pub(crate) events: mpsc::Sender<Succession>,
 }
 
 impl Waiting {
     /// Listens at `path`, in place of whoever did.
-    pub(crate) fn listen(path: &Path, open: Open, events: mpsc::Sender<Succession>) -> io::Result<Waiting> {
+    pub(crate) fn listen(
+        path: &Path,
+        descriptors: Descriptors,
+        events: mpsc::Sender<Succession>,
+    ) -> io::Result<Waiting> {
         let mut beside = path.as_os_str().to_owned();
         beside.push(format!(".{}", std::process::id()));
         let beside = PathBuf::from(beside);
@@ -254,7 +263,7 @@ impl Waiting {
         fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
         let inode = fs::metadata(&beside)?.ino();
         fs::rename(&beside, path)?;
-        Ok(Waiting { listener, path: path.to_owned(), inode, open, events })
+        Ok(Waiting { listener, path: path.to_owned(), inode, descriptors, events })
     }
 
     /// Serves one successor after the other until one is ready; gives the stream on which to say
@@ -287,8 +296,13 @@ impl Waiting {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         tracing::info!("a successor asks for the sockets");
-        for (purpose, socket) in &self.open {
-            send(&stream, *purpose, socket)?;
+        let open: Vec<(Purpose, Socket)> = {
+            let table = self.descriptors.lock().unwrap_or_else(PoisonError::into_inner);
+            let all = table.values().flatten();
+            all.map(|(purpose, socket)| Ok((*purpose, socket.try_clone()?))).collect::<io::Result<_>>()?
+        };
+        for (purpose, socket) in open {
+            send(&stream, purpose, &socket)?;
         }
         (&stream).write_all(&[END])?;
         let (mut stream, mut word) = hear(stream).await?;

@@ -21,6 +21,7 @@
 //!
 //! - [`sockets`]: per listen address one TCP listener (bound first and alone, so that a port in use
 //!   is found) and one UDP socket per worker, sharing the port by `SO_REUSEPORT`.
+//! - [`listeners`]: which addresses are listened on, and how that changes without a loss.
 //! - [`udp`], [`fast`]: a thread for each UDP socket receives, answers and sends by the batch. What it
 //!   has not encoded before it has [`capture`], the general path, make.
 //! - [`asking`]: which resolvers ask without a client subnet, where somebody wants to know.
@@ -51,6 +52,7 @@ mod edns;
 mod fast;
 mod handover;
 mod limit;
+mod listeners;
 mod manners;
 mod metrics;
 mod monitor;
@@ -82,22 +84,22 @@ pub use tsig::KeyError;
 use connections::Connections;
 use godwit_dns_plugin::{Handler, Manners};
 use handover::{Predecessor, Waiting};
+use listeners::{Listeners, Speakers};
 use metrics::Metrics;
 use prometheus_client::registry::Registry;
-use std::convert::Infallible;
+use sockets::{Before, Purpose};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use stream::{Idle, Service};
-use tcp::Speaks;
 use tls::Certificates;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 use transfer::{Peers, Transfers};
-use udp::Threads;
+use udp::Compiler;
 
 /// How long connections get to end when the redirector stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
@@ -131,12 +133,8 @@ impl Redirector {
         let certificates = config.tls.is_on().then(|| Certificates::read(&config.tls)).transpose()?;
         let peers = Peers::read(&config.transfer)?;
         let manners = config.manners()?;
-        let sockets = sockets::listen(&config, inherited.open)?;
-        let (events, successions) = mpsc::channel(1);
-        let waiting = |path: &Path| Waiting::listen(path, sockets.duplicate()?, events);
-        // Before anybody can be told that this one is ready to be followed.
-        let waiting = config.handover.as_deref().map(waiting).transpose();
-        let waiting = waiting.map_err(|error| handover_failure(&config, error))?;
+        let Inherited { open, held, predecessor } = inherited;
+        let bound = sockets::listen(&config, Before { open, held })?;
         let metrics = Arc::new(Metrics::register(registry));
         let transfers = Arc::new(Transfers::new(peers, shared.clone(), metrics.clone()));
         let (stop, stopped) = watch::channel(());
@@ -146,80 +144,46 @@ impl Redirector {
         let handler = Handler::new(shared).with_manners(manners.clone());
         let engine =
             capture::Engine::new(handler, transfers.clone(), metrics.clone()).with_decisions(decisions);
-        let stop = Arc::new(stop);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(looker);
         let asking = engine.asking.clone();
-        let service = Service { engine: engine.clone(), transfers: transfers.clone(), idle: Idle::default() };
         let limits = &config.limits;
         let connections = |max| Connections::new(max, limits.tcp_connections_per_prefix_max, metrics.clone());
-        let plain = connections(limits.tcp_connections_max);
-        let encrypted = connections(limits.tls_connections_max);
-        service.idle.set(limits.tcp_idle());
-        let accept = |listener: std::net::TcpListener, connections: &Arc<Connections>, speaks| {
-            let listener = TcpListener::from_std(listener);
-            let listener = listener.map_err(|error| StartError::Runtime("TCP", error))?;
-            let (service, connections) = (service.clone(), connections.clone());
-            Ok::<_, StartError>(tcp::Acceptor { listener, service, connections, speaks }.run(stopped.clone()))
+        let idle = Idle::default();
+        idle.set(limits.tcp_idle());
+        let service = Service { engine: engine.clone(), transfers: transfers.clone(), idle };
+        let speakers = Speakers {
+            compiler: Compiler::start(&engine).map_err(|error| StartError::Runtime("views", error))?,
+            engine,
+            service,
+            limiter: Arc::new(limit::Limiter::new(&config.limits)),
+            plain: connections(limits.tcp_connections_max),
+            encrypted: connections(limits.tls_connections_max),
+            certificates,
+            doh_path: config.tls.doh_path.as_str().into(),
+            fast_path: config.fast_path,
+            quic: TaskTracker::new(),
         };
-        let (mut addresses, mut udp) = (Addresses::default(), Vec::new());
-        for listening in sockets.dns {
-            addresses.dns.push(listening.address);
-            udp.extend(listening.udp);
-            tasks.spawn(accept(listening.tcp, &plain, Speaks::Dns)?);
-        }
-        let limiter = Arc::new(limit::Limiter::new(&config.limits));
-        let threads = Threads::start(udp, &engine, &limiter, config.fast_path);
-        tasks.spawn(threads.map_err(|error| StartError::Runtime("UDP", error))?.run(stopped.clone()));
-        // Whoever holds one of them still reads QUIC.
-        let (reading, read) = mpsc::channel::<Infallible>(1);
-        if let Some(certificates) = &certificates {
-            for listener in sockets.dot {
-                addresses.dot.extend(listener.local_addr());
-                tasks.spawn(accept(listener, &encrypted, Speaks::Tls(certificates.dot()?))?);
-            }
-            let path: Arc<str> = config.tls.doh_path.as_str().into();
-            for listener in sockets.doh {
-                addresses.doh.extend(listener.local_addr());
-                let speaks = Speaks::Https(certificates.https()?, path.clone());
-                tasks.spawn(accept(listener, &encrypted, speaks)?);
-            }
-            if let Some(predecessor) = inherited.predecessor {
-                relieve(predecessor).await;
-            }
-            for socket in sockets.doq {
-                addresses.doq.extend(socket.local_addr());
-                let (service, connections) = (service.clone(), encrypted.clone());
-                let listener = doq::Listener::new(socket, certificates, service, connections)?;
-                let (stopped, reading) = (stopped.clone(), reading.clone());
-                tasks.spawn(async move {
-                    listener.run(stopped).await;
-                    drop(reading);
-                });
-            }
-        } else if let Some(predecessor) = inherited.predecessor {
+        let mut listeners = Listeners::new(speakers, stopped.clone());
+        let (events, successions) = mpsc::channel(1);
+        let waiting = |path: &Path| Waiting::listen(path, listeners.descriptors(), events);
+        let waiting = config.handover.as_deref().map(waiting).transpose();
+        let waiting = waiting.map_err(|error| handover_failure(&config, error))?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(looker);
+        // QUIC's packets belong to connections: read by the wrong process they would be lost.
+        let (quic, others) = bound.into_iter().partition(|bound| bound.purpose == Purpose::Doq);
+        listeners.start(others, &mut tasks)?;
+        if let Some(predecessor) = predecessor {
             relieve(predecessor).await;
         }
+        listeners.start(quic, &mut tasks)?;
         tasks.spawn(notify::run(transfers.clone(), stopped.clone()));
+        let stop = Arc::new(stop);
         if let Some(waiting) = waiting {
-            tasks.spawn(be_succeeded(waiting, stop.clone(), stopped, read));
+            tasks.spawn(be_succeeded(waiting, stop.clone(), stopped, listeners.speakers.quic.clone()));
         }
+        let addresses = Addresses::of(&listeners);
         tracing::info!(?addresses, "redirector listens");
-        let idle = service.idle;
-        Ok(Running {
-            addresses,
-            stop,
-            tasks,
-            transfers,
-            certificates,
-            manners,
-            limiter,
-            plain,
-            encrypted,
-            idle,
-            successions,
-            asking,
-        })
+        Ok(Running { addresses, stop, tasks, transfers, manners, listeners, successions, asking })
     }
 }
 
@@ -240,7 +204,7 @@ async fn be_succeeded(
     waiting: Waiting,
     stop: Arc<watch::Sender<()>>,
     mut stopped: watch::Receiver<()>,
-    mut reading: mpsc::Receiver<Infallible>,
+    quic: TaskTracker,
 ) {
     let farewell = tokio::select! {
         farewell = waiting.succeeded() => farewell,
@@ -248,8 +212,9 @@ async fn be_succeeded(
     };
     // Whoever holds no receiver any more has stopped already.
     let _ = stop.send(());
-    // QUIC's connections end with a word each; that is when nobody holds a sender.
-    let _ = tokio::time::timeout(SHUTDOWN_GRACE, reading.recv()).await;
+    // QUIC's connections end with a word each.
+    quic.close();
+    let _ = tokio::time::timeout(SHUTDOWN_GRACE, quic.wait()).await;
     farewell.say();
     let _ = waiting.events.send(Succession::Done).await;
 }
@@ -267,18 +232,21 @@ pub struct Addresses {
     pub doq: Vec<SocketAddr>,
 }
 
+impl Addresses {
+    fn of(listeners: &Listeners) -> Addresses {
+        let [dns, dot, doh, doq] = Purpose::ALL.map(|purpose| listeners.addresses(purpose));
+        Addresses { dns, dot, doh, doq }
+    }
+}
+
 /// A redirector that answers. Dropping it stops it at once.
 pub struct Running {
     addresses: Addresses,
     stop: Arc<watch::Sender<()>>,
     tasks: JoinSet<()>,
     transfers: Arc<Transfers>,
-    certificates: Option<Arc<Certificates>>,
     manners: Manners,
-    limiter: Arc<limit::Limiter>,
-    plain: Arc<Connections>,
-    encrypted: Arc<Connections>,
-    idle: Idle,
+    listeners: Listeners,
     successions: mpsc::Receiver<Succession>,
     asking: Asking,
 }
@@ -295,6 +263,9 @@ pub enum ReloadError {
     /// The file of cookie secrets is wrong.
     #[error("cookie secrets stay as they were")]
     Cookies(#[from] CookieError),
+    /// An address cannot be listened on; those before it are listened on still.
+    #[error("the addresses listened on stay as they were")]
+    Listen(#[source] StartError),
 }
 
 impl Running {
@@ -313,25 +284,36 @@ impl Running {
         self.asking.clone()
     }
 
-    /// Takes over what can change without a restart: the files of certificate and keys (read again
-    /// even when their names stay), secondaries, cookie secrets, and limits. No connection and no query is
-    /// lost.
-    pub fn reload(&self, config: &Config) -> Result<(), ReloadError> {
-        // Everything is read before anything changes.
+    /// Takes over what can change without a restart: the addresses listened on, the files of
+    /// certificate and keys (read again even when their names stay), secondaries, cookie secrets, and
+    /// limits. No query is lost, and connections to an address that is given up end once they are quiet.
+    /// Within a Tokio runtime.
+    pub fn reload(&mut self, config: &Config) -> Result<(), ReloadError> {
+        // Everything is read and bound before anything changes.
         let peers = Peers::read(&config.transfer)?;
         let secrets = config.cookie_secrets()?;
-        if let Some(certificates) = &self.certificates {
-            certificates.reload(&config.tls)?;
+        let key = config.tls.is_on().then(|| tls::certified_key(&config.tls)).transpose()?;
+        let before = self.listeners.speakers.certificates.clone();
+        if let (None, Some(key)) = (&before, &key) {
+            self.listeners.speakers.certificates = Some(Certificates::new(key.clone()));
         }
+        if let Err(error) = self.listeners.change(config, &mut self.tasks) {
+            self.listeners.speakers.certificates = before;
+            return Err(ReloadError::Listen(error));
+        }
+        if let (Some(certificates), Some(key)) = (before, key) {
+            certificates.set(key);
+        }
+        self.addresses = Addresses::of(&self.listeners);
         self.transfers.peers.store(Arc::new(peers));
         if let Some(secrets) = secrets {
             self.manners.change_secrets(secrets);
         }
-        self.limiter.change(&config.limits);
-        let limits = &config.limits;
-        self.plain.limit(limits.tcp_connections_max, limits.tcp_connections_per_prefix_max);
-        self.encrypted.limit(limits.tls_connections_max, limits.tcp_connections_per_prefix_max);
-        self.idle.set(limits.tcp_idle());
+        let (speakers, limits) = (&self.listeners.speakers, &config.limits);
+        speakers.limiter.change(limits);
+        speakers.plain.limit(limits.tcp_connections_max, limits.tcp_connections_per_prefix_max);
+        speakers.encrypted.limit(limits.tls_connections_max, limits.tcp_connections_per_prefix_max);
+        speakers.service.idle.set(limits.tcp_idle());
         Ok(())
     }
 

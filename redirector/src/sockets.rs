@@ -80,23 +80,21 @@ impl From<Failure> for StartError {
     }
 }
 
-/// Sockets of one address.
-pub(crate) struct Listening {
+/// The sockets of one address for one purpose.
+pub(crate) struct Bound {
+    pub(crate) purpose: Purpose,
+    /// The address of the configuration; the socket's own where it was open before.
+    pub(crate) asked: SocketAddr,
+    /// The same with the real port.
     pub(crate) address: SocketAddr,
+    /// Whether a service manager has it: then it stays open, whatever the configuration says.
+    pub(crate) held: bool,
     pub(crate) udp: Vec<std::net::UdpSocket>,
-    pub(crate) tcp: std::net::TcpListener,
-}
-
-/// All sockets.
-pub(crate) struct Sockets {
-    pub(crate) dns: Vec<Listening>,
-    pub(crate) dot: Vec<std::net::TcpListener>,
-    pub(crate) doh: Vec<std::net::TcpListener>,
-    pub(crate) doq: Vec<std::net::UdpSocket>,
+    pub(crate) tcp: Option<std::net::TcpListener>,
 }
 
 /// What a socket is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Purpose {
     Dns,
     Dot,
@@ -107,107 +105,123 @@ pub(crate) enum Purpose {
 /// Sockets with what each is for: none is bound twice.
 pub(crate) type Open = Vec<(Purpose, Socket)>;
 
-impl Sockets {
+/// Sockets that were open before.
+#[derive(Default)]
+pub(crate) struct Before {
+    pub(crate) open: Open,
+    /// Whether they are a service manager's.
+    pub(crate) held: bool,
+}
+
+impl Purpose {
+    /// The addresses that a configuration has for it.
+    pub(crate) fn addresses(self, config: &Config) -> &[SocketAddr] {
+        match self {
+            Purpose::Dns => &config.listen,
+            Purpose::Dot => &config.tls.dot,
+            Purpose::Doh => &config.tls.doh,
+            Purpose::Doq => &config.tls.doq,
+        }
+    }
+
+    pub(crate) const ALL: [Purpose; 4] = [Purpose::Dns, Purpose::Dot, Purpose::Doh, Purpose::Doq];
+
+    fn has_tcp(self) -> bool {
+        self != Purpose::Doq
+    }
+
+    fn has_udp(self) -> bool {
+        matches!(self, Purpose::Dns | Purpose::Doq)
+    }
+}
+
+impl Bound {
     /// More descriptors of the same sockets, for a successor.
     pub(crate) fn duplicate(&self) -> io::Result<Open> {
         let mut open = Open::new();
-        for listening in &self.dns {
-            for udp in &listening.udp {
-                open.push((Purpose::Dns, udp.try_clone()?.into()));
-            }
-            open.push((Purpose::Dns, listening.tcp.try_clone()?.into()));
+        for udp in &self.udp {
+            open.push((self.purpose, udp.try_clone()?.into()));
         }
-        for (purpose, listeners) in [(Purpose::Dot, &self.dot), (Purpose::Doh, &self.doh)] {
-            for listener in listeners {
-                open.push((purpose, listener.try_clone()?.into()));
-            }
-        }
-        for socket in &self.doq {
-            open.push((Purpose::Doq, socket.try_clone()?.into()));
+        if let Some(tcp) = &self.tcp {
+            open.push((self.purpose, tcp.try_clone()?.into()));
         }
         Ok(open)
     }
 }
 
-/// Listens on every address of `config`, but for the purposes that `open` has sockets for: those are
-/// taken as they are.
-pub(crate) fn listen(config: &Config, open: Open) -> Result<Sockets, StartError> {
-    let (mut dns, mut dot, mut doh, mut doq) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (purpose, socket) in open {
-        let list = match purpose {
-            Purpose::Dns => &mut dns,
-            Purpose::Dot => &mut dot,
-            Purpose::Doh => &mut doh,
-            Purpose::Doq => &mut doq,
-        };
-        list.push(socket);
+/// Listens on every address of `config`, but for the purposes that there were sockets for before: those
+/// are taken as they are.
+pub(crate) fn listen(config: &Config, before: Before) -> Result<Vec<Bound>, StartError> {
+    let mut by_purpose: BTreeMap<Purpose, Vec<Socket>> = BTreeMap::new();
+    for (purpose, socket) in before.open {
+        by_purpose.entry(purpose).or_default().push(socket);
     }
-    if dns.is_empty() && config.listen.is_empty() {
+    if config.listen.is_empty() && !by_purpose.contains_key(&Purpose::Dns) {
         return Err(StartError::NoAddress);
     }
-    let workers = config.workers();
-    let tls = &config.tls;
-    Ok(Sockets {
-        dns: match dns.is_empty() {
-            true => {
-                config.listen.iter().map(|address| listen_on(*address, workers)).collect::<Result<_, _>>()?
+    let mut all = Vec::new();
+    for purpose in Purpose::ALL {
+        match by_purpose.remove(&purpose) {
+            Some(open) => all.extend(adopt(purpose, open, config.workers(), before.held)?),
+            None => {
+                for address in purpose.addresses(config) {
+                    all.push(bind(purpose, *address, config.workers(), &[])?);
+                }
             }
-            false => adopt(dns, workers)?,
-        },
-        dot: each(dot, &tls.dot, Type::STREAM, try_listen_tcp)?,
-        doh: each(doh, &tls.doh, Type::STREAM, try_listen_tcp)?,
-        doq: each(doq, &tls.doq, Type::DGRAM, try_bind_udp)?,
-    })
-}
-
-/// Open sockets of one kind as they are, or else those of `addresses`.
-fn each<T: From<Socket>>(
-    open: Vec<Socket>,
-    addresses: &[SocketAddr],
-    kind: Type,
-    bind: impl Fn(SocketAddr) -> io::Result<T>,
-) -> Result<Vec<T>, StartError> {
-    if open.is_empty() {
-        return addresses.iter().map(|at| bind(*at).map_err(|error| explain(*at, error))).collect();
+        }
     }
-    let one = |socket: Socket| {
-        let (address, found) = look(&socket)?;
-        socket.set_nonblocking(true).map_err(|error| StartError::Listen(address, error))?;
-        if found == kind { Ok(T::from(socket)) } else { Err(StartError::Incomplete(address)) }
-    };
-    open.into_iter().map(one).collect()
+    Ok(all)
 }
 
-/// Puts open sockets together by address. Each address has both, UDP and TCP, and at least as many
-/// UDP sockets as workers; a socket more than that is kept as well, because the kernel goes on to put
-/// queries into it.
-fn adopt(open: Vec<Socket>, workers: usize) -> Result<Vec<Listening>, StartError> {
+/// Binds an address. `leaving` are sockets of this process that are closed once this one answers: with
+/// them the port may be shared, as when one listens on all addresses and the other on one.
+pub(crate) fn bind(
+    purpose: Purpose,
+    asked: SocketAddr,
+    workers: usize,
+    leaving: &[Socket],
+) -> Result<Bound, StartError> {
+    let mut tries = if asked.port() == 0 { PORT_TRIES } else { 1 };
+    loop {
+        tries -= 1;
+        match try_bind(purpose, asked, workers, leaving) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+            Err(error) => return Err(explain(asked, error)),
+            Ok(bound) => return Ok(bound),
+        }
+    }
+}
+
+/// Puts open sockets together by address. Each address has all kinds that it needs, and for plain DNS
+/// at least as many UDP sockets as workers; a socket more than that is kept as well, because the kernel
+/// goes on to put queries into it.
+fn adopt(purpose: Purpose, open: Vec<Socket>, workers: usize, held: bool) -> Result<Vec<Bound>, StartError> {
     let mut by_address: BTreeMap<SocketAddr, (Vec<Socket>, Option<Socket>)> = BTreeMap::new();
     for socket in open {
         let (address, kind) = look(&socket)?;
         socket.set_nonblocking(true).map_err(|error| StartError::Listen(address, error))?;
         let both = by_address.entry(address).or_default();
-        if kind == Type::DGRAM {
-            both.0.push(socket);
-        } else {
-            both.1 = Some(socket);
+        match (kind == Type::DGRAM, purpose.has_udp(), purpose.has_tcp()) {
+            (true, true, _) => both.0.push(socket),
+            (false, _, true) => both.1 = Some(socket),
+            _ => return Err(StartError::Incomplete(address)),
         }
     }
-    let listening = |(address, (mut udp, tcp)): (SocketAddr, (Vec<Socket>, Option<Socket>))| {
-        let Some(tcp) = tcp.filter(|_| !udp.is_empty()) else {
+    let bound = |(address, (mut udp, tcp)): (SocketAddr, (Vec<Socket>, Option<Socket>))| {
+        if purpose.has_tcp() != tcp.is_some() || purpose.has_udp() == udp.is_empty() {
             return Err(StartError::Incomplete(address));
-        };
+        }
         let distinct = udp.len();
-        for number in distinct..workers {
+        let wanted = if purpose == Purpose::Dns { workers } else { distinct };
+        for number in distinct..wanted {
             let more = udp[number % distinct].try_clone();
             udp.push(more.map_err(|error| StartError::Listen(address, error))?);
         }
-        for socket in &udp {
-            enlarge_buffer(socket);
-        }
-        Ok(Listening { address, udp: udp.into_iter().map(Into::into).collect(), tcp: tcp.into() })
+        udp.iter().for_each(enlarge_buffer);
+        let udp = udp.into_iter().map(Into::into).collect();
+        Ok(Bound { purpose, asked: address, address, held, udp, tcp: tcp.map(Into::into) })
     };
-    by_address.into_iter().map(listening).collect()
+    by_address.into_iter().map(bound).collect()
 }
 
 /// Address and kind of an open socket.
@@ -216,18 +230,6 @@ fn look(socket: &Socket) -> Result<(SocketAddr, Type), StartError> {
     match found {
         Ok((Some(address), kind @ (Type::STREAM | Type::DGRAM))) => Ok((address, kind)),
         _ => Err(StartError::NoSocket),
-    }
-}
-
-fn listen_on(address: SocketAddr, workers: usize) -> Result<Listening, StartError> {
-    let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
-    loop {
-        tries -= 1;
-        match try_listen_on(address, workers) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
-            Err(error) => return Err(explain(address, error)),
-            Ok(listening) => return Ok(listening),
-        }
     }
 }
 
@@ -240,16 +242,49 @@ fn explain(address: SocketAddr, error: io::Error) -> StartError {
     }
 }
 
-fn try_listen_on(address: SocketAddr, workers: usize) -> io::Result<Listening> {
-    let tcp = try_listen_tcp(address)?;
-    let address = tcp.local_addr()?;
+fn try_bind(purpose: Purpose, asked: SocketAddr, workers: usize, leaving: &[Socket]) -> io::Result<Bound> {
+    let shared =
+        |kind| leaving.iter().filter(move |socket| overlaps(socket, kind, asked)).collect::<Vec<_>>();
+    let tcp = match purpose.has_tcp() {
+        true => Some(try_listen_tcp(asked, &shared(Type::STREAM))?),
+        false => None,
+    };
+    let address = match &tcp {
+        Some(tcp) => tcp.local_addr()?,
+        None => asked,
+    };
+    let with = shared(Type::DGRAM);
+    let udp = match purpose {
+        Purpose::Dns => try_bind_workers(address, workers, &with)?,
+        Purpose::Doq => vec![try_bind_udp(address, &with)?],
+        Purpose::Dot | Purpose::Doh => Vec::new(),
+    };
+    let address = udp.first().map_or(Ok(address), |udp| udp.local_addr())?;
+    Ok(Bound { purpose, asked, address, held: false, udp, tcp })
+}
+
+/// Whether an open socket is of this kind and the kernel would refuse `address` because of it.
+fn overlaps(open: &Socket, kind: Type, address: SocketAddr) -> bool {
+    let Ok((there, found)) = look(open) else { return false };
+    let same_ip = there.ip() == address.ip() || there.ip().is_unspecified() || address.ip().is_unspecified();
+    found == kind && there.is_ipv4() == address.is_ipv4() && there.port() == address.port() && same_ip
+}
+
+fn try_bind_workers(
+    address: SocketAddr,
+    workers: usize,
+    shared: &[&Socket],
+) -> io::Result<Vec<std::net::UdpSocket>> {
     // A socket that does not share finds out whether somebody else has the port; those that share
     // it would join another program's without a word.
-    drop({
-        let alone = socket(address, Type::DGRAM, Protocol::UDP)?;
-        alone.bind(&address.into())?;
-        alone
-    });
+    if shared.is_empty() {
+        drop({
+            let alone = socket(address, Type::DGRAM, Protocol::UDP)?;
+            alone.bind(&address.into())?;
+            alone
+        });
+    }
+    share(shared)?;
     let udp = (0..workers).map(|_| {
         let udp = socket(address, Type::DGRAM, Protocol::UDP)?;
         udp.set_reuse_port(true)?;
@@ -257,26 +292,39 @@ fn try_listen_on(address: SocketAddr, workers: usize) -> io::Result<Listening> {
         udp.bind(&address.into())?;
         Ok(udp.into())
     });
-    Ok(Listening { address, udp: udp.collect::<io::Result<_>>()?, tcp })
+    udp.collect()
 }
 
-fn try_listen_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+fn try_listen_tcp(address: SocketAddr, shared: &[&Socket]) -> io::Result<std::net::TcpListener> {
     let tcp = socket(address, Type::STREAM, Protocol::TCP)?;
     // Only against TIME_WAIT; a second listener is still refused.
     tcp.set_reuse_address(true)?;
     // Connections inherit it.
     tcp.set_send_buffer_size(SEND_BUFFER)?;
+    if !shared.is_empty() {
+        share(shared)?;
+        tcp.set_reuse_port(true)?;
+    }
     tcp.bind(&address.into())?;
     tcp.listen(BACKLOG)?;
     Ok(tcp.into())
 }
 
-/// A socket that nobody else shares.
-fn try_bind_udp(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+/// A socket that nobody else shares, but for those that are about to leave.
+fn try_bind_udp(address: SocketAddr, shared: &[&Socket]) -> io::Result<std::net::UdpSocket> {
     let udp = socket(address, Type::DGRAM, Protocol::UDP)?;
     enlarge_buffer(&udp);
+    if !shared.is_empty() {
+        share(shared)?;
+        udp.set_reuse_port(true)?;
+    }
     udp.bind(&address.into())?;
     Ok(udp.into())
+}
+
+/// Lets others of this user have the port too.
+fn share(open: &[&Socket]) -> io::Result<()> {
+    open.iter().try_for_each(|socket| socket.set_reuse_port(true))
 }
 
 fn enlarge_buffer(udp: &Socket) {

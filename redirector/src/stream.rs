@@ -18,6 +18,7 @@
 use crate::capture::Engine;
 use crate::connections::Place;
 use crate::edns;
+use crate::listeners::Stopped;
 use crate::metrics::{Drop, Transport};
 use crate::transfer::{Asked, Transfers};
 use std::future::poll_fn;
@@ -29,7 +30,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::ready;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// A longer query is none: the largest real ones, with every option, have a few hundred octets.
@@ -99,7 +99,7 @@ pub(crate) struct Conversation<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
     /// Answers until the client leaves, breaks the rules, or is asked to leave.
-    pub(crate) async fn run(mut self, mut stopped: watch::Receiver<()>) {
+    pub(crate) async fn run(mut self, mut stopped: Stopped) {
         let reason = match self.serve(&mut stopped).await {
             Err(End::Idle) => Drop::Idle,
             Err(End::Unread) => Drop::Unread,
@@ -113,7 +113,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         self.service.engine.metrics.dropped(reason);
     }
 
-    async fn serve(&mut self, stopped: &mut watch::Receiver<()>) -> Result<(), End> {
+    async fn serve(&mut self, stopped: &mut Stopped) -> Result<(), End> {
         let mut input = Vec::new();
         let mut stops = false;
         let mut deadline = Instant::now() + self.service.idle.get();

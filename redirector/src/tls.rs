@@ -68,13 +68,16 @@ pub(crate) struct Certificates {
 
 impl Certificates {
     pub(crate) fn read(config: &TlsConfig) -> Result<Arc<Certificates>, TlsError> {
-        Ok(Arc::new(Certificates { current: ArcSwap::from_pointee(certified_key(config)?) }))
+        Ok(Certificates::new(certified_key(config)?))
     }
 
-    /// Reads the files again.
-    pub(crate) fn reload(&self, config: &TlsConfig) -> Result<(), TlsError> {
-        self.current.store(Arc::new(certified_key(config)?));
-        Ok(())
+    pub(crate) fn new(key: CertifiedKey) -> Arc<Certificates> {
+        Arc::new(Certificates { current: ArcSwap::from_pointee(key) })
+    }
+
+    /// Shows another one from now on.
+    pub(crate) fn set(&self, key: CertifiedKey) {
+        self.current.store(Arc::new(key));
     }
 
     /// For DNS over TLS.
@@ -112,7 +115,8 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-fn certified_key(config: &TlsConfig) -> Result<CertifiedKey, TlsError> {
+/// Reads both files.
+pub(crate) fn certified_key(config: &TlsConfig) -> Result<CertifiedKey, TlsError> {
     let certificate = config.certificate.as_deref().ok_or(TlsError::Missing("certificate"))?;
     let key = config.key.as_deref().ok_or(TlsError::Missing("key"))?;
     let chain = CertificateDer::pem_file_iter(certificate)

@@ -1,20 +1,64 @@
 //! UDP: threads that answer, and the one that compiles for them.
 
 use crate::capture::Engine;
-use crate::fast::compiler;
+use crate::fast::compiler::{self, Current};
 use crate::fast::respond::Responder;
 use crate::fast::worker::Worker;
 use crate::limit::Limiter;
+use crate::listeners::{Stop, Stopped};
 use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
-use tokio::sync::watch;
 
-/// The threads. They end when this is dropped, within a tenth of a second.
+/// What threads read their orders from.
+#[derive(Clone, Default)]
+pub(crate) struct Orders(Arc<AtomicU8>);
+
+impl Orders {
+    /// Answer on.
+    const GO_ON: u8 = 0;
+    /// Answer what is queued, and end.
+    const END: u8 = 1;
+    /// The same, and let nothing more into the queue: nobody else reads it.
+    const LEAVE: u8 = 2;
+
+    pub(crate) fn go_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Orders::GO_ON
+    }
+
+    pub(crate) fn leave(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Orders::LEAVE
+    }
+
+    fn give(&self, order: u8) {
+        self.0.store(order, Ordering::Relaxed);
+    }
+}
+
+/// The thread that compiles views for all others. It ends when this is dropped, within a tenth of a
+/// second.
+pub(crate) struct Compiler {
+    current: Current,
+    _thread: Threads,
+}
+
+impl Compiler {
+    /// Compiles the current view, and each new one beside the queries.
+    pub(crate) fn start(engine: &Engine) -> io::Result<Compiler> {
+        let current = compiler::first(engine);
+        let (engine, compiled) = (engine.clone(), current.clone());
+        let mut thread = Threads::default();
+        thread.spawn("dns-compile", move |orders| compiler::run(&engine, &compiled, orders))?;
+        Ok(Compiler { current, _thread: thread })
+    }
+}
+
+/// Threads. They end when this is dropped, within a tenth of a second.
+#[derive(Default)]
 pub(crate) struct Threads {
-    stop: Arc<AtomicBool>,
+    orders: Orders,
     handles: Vec<JoinHandle<()>>,
 }
 
@@ -23,10 +67,11 @@ impl Threads {
     pub(crate) fn start(
         sockets: Vec<UdpSocket>,
         engine: &Engine,
+        compiler: &Compiler,
         limiter: &Arc<Limiter>,
         fast_path: bool,
     ) -> io::Result<Threads> {
-        let current = compiler::first(engine);
+        let current = &compiler.current;
         let workers = sockets
             .into_iter()
             .map(|socket| {
@@ -35,27 +80,27 @@ impl Threads {
                 Worker::new(socket, engine.clone(), current.clone(), responder, limiter.clone())
             })
             .collect::<io::Result<Vec<_>>>()?;
-        let mut threads = Threads { stop: Arc::default(), handles: Vec::new() };
-        let engine = engine.clone();
-        threads.spawn("dns-compile", move |stop| compiler::run(&engine, &current, stop))?;
+        let mut threads = Threads::default();
         for worker in workers {
-            threads.spawn("dns-udp", move |stop| worker.run(stop))?;
+            threads.spawn("dns-udp", move |orders| worker.run(orders))?;
         }
         Ok(threads)
     }
 
-    fn spawn(&mut self, name: &str, run: impl FnOnce(&AtomicBool) + Send + 'static) -> io::Result<()> {
-        let stop = self.stop.clone();
+    fn spawn(&mut self, name: &str, run: impl FnOnce(&Orders) + Send + 'static) -> io::Result<()> {
+        let orders = self.orders.clone();
         let thread = std::thread::Builder::new().name(name.to_owned());
-        self.handles.push(thread.spawn(move || run(&stop))?);
+        self.handles.push(thread.spawn(move || run(&orders))?);
         Ok(())
     }
 
     /// Waits until told to stop, then for the threads to end.
-    pub(crate) async fn run(mut self, mut stopped: watch::Receiver<()>) {
-        // Without a sender it is over as well.
-        let _ = stopped.changed().await;
-        self.stop.store(true, Ordering::Relaxed);
+    pub(crate) async fn run(mut self, mut stopped: Stopped) {
+        let order = match stopped.changed().await {
+            Stop::Ends => Orders::END,
+            Stop::Leaves => Orders::LEAVE,
+        };
+        self.orders.give(order);
         let handles = std::mem::take(&mut self.handles);
         let join = || handles.into_iter().for_each(|handle| drop(handle.join()));
         if tokio::task::spawn_blocking(join).await.is_err() {
@@ -66,7 +111,9 @@ impl Threads {
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        if self.orders.go_on() {
+            self.orders.give(Orders::END);
+        }
     }
 }
 

@@ -152,7 +152,7 @@ impl Run {
                         if let Some(signing) = &signing {
                             signing.reload().context("the keys stay as they were")?;
                         }
-                        if let Some(redirector) = &redirector {
+                        if let Some(redirector) = &mut redirector {
                             redirector.reload(&config.redirector)?;
                         }
                         zone::replace(&view, &config, path.as_deref()).context("the zone stays as it was")?;

@@ -6,10 +6,10 @@
 
 use crate::capture::Engine;
 use crate::fast::compiled::Compiled;
+use crate::udp::Orders;
 use arc_swap::ArcSwap;
 use godwit_net::memory;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How often the view is looked at.
@@ -30,9 +30,9 @@ pub(crate) fn first(engine: &Engine) -> Current {
 }
 
 /// Keeps `current` current until told to stop.
-pub(crate) fn run(engine: &Engine, current: &Current, stop: &AtomicBool) {
+pub(crate) fn run(engine: &Engine, current: &Current, orders: &Orders) {
     let mut tidying = Tidying { due: Some(Instant::now() + TIDY_AFTER), next: Instant::now() };
-    while !stop.load(Ordering::Relaxed) {
+    while orders.go_on() {
         let view = engine.handler().shared().load_full();
         if !Arc::ptr_eq(&view, &current.load().view) {
             current.store(Arc::new(Compiled::new(engine, view)));

@@ -10,14 +10,13 @@ use crate::fast::compiler::Current;
 use crate::fast::respond::{Moment, Outcome, Responder, Sent};
 use crate::limit::{Limiter, Verdict};
 use crate::metrics::{Drop, Limited, Tally, Transport};
-use crate::udp::truncate;
+use crate::udp::{Orders, truncate};
 use godwit_net::udp::{Batch, tell_destination};
 use hickory_server::proto::op::ResponseCode;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// So many packets at a time: enough that system calls cost little for each, and few enough that the
@@ -70,18 +69,35 @@ impl Worker {
     }
 
     /// Answers until told to stop, and what is queued then.
-    pub(crate) fn run(mut self, stop: &AtomicBool) {
-        while !stop.load(Ordering::Relaxed) {
+    pub(crate) fn run(mut self, orders: &Orders) {
+        while orders.go_on() {
             match self.batch.receive(self.socket.as_fd()) {
                 Ok(received) => self.serve(received),
                 Err(error) => self.wait_after(&error),
             }
+        }
+        if orders.leave() {
+            self.shut();
         }
         for _ in 0..QUEUED_MAX.div_ceil(BATCH) {
             match self.batch.receive(self.socket.as_fd()) {
                 Ok(received) => self.serve(received),
                 Err(_) => return,
             }
+        }
+    }
+
+    /// Lets nothing more into the queue: a socket that is connected hears its peer alone, which here is
+    /// itself. The kernel gives what comes now to another socket of the port, or refuses it; in a
+    /// queue that is closed it would be lost without a word.
+    fn shut(&self) {
+        let own = self.socket.local_addr().map(|address| match (address.ip().is_unspecified(), address) {
+            (true, SocketAddr::V4(_)) => (Ipv4Addr::LOCALHOST, address.port()).into(),
+            (true, SocketAddr::V6(_)) => (Ipv6Addr::LOCALHOST, address.port()).into(),
+            (false, _) => address,
+        });
+        if let Err(error) = own.and_then(|own| self.socket.connect(own)) {
+            tracing::debug!(%error, "a socket that is closed may lose what comes meanwhile");
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod corpus;
 mod flood;
+mod listening;
 mod process;
 mod restart;
 mod secondaries;
@@ -367,7 +368,7 @@ async fn what_is_queued_at_the_end_is_answered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_limits_are_in_force_with_the_next_query() {
-    let bench = Bench::new(1, Limits { replies_per_second: 0, ..Limits::default() }).await;
+    let mut bench = Bench::new(1, Limits { replies_per_second: 0, ..Limits::default() }).await;
     let limits = Limits { replies_per_second: 1, slip: 1, ..Limits::default() };
     bench.running.reload(&config(limits)).unwrap();
     let mut truncated = 0;

@@ -259,7 +259,7 @@ async fn nsd_follows() {
 
 #[tokio::test]
 async fn keys_and_secondaries_must_fit() {
-    let primary = Primary::new(1, None).await;
+    let mut primary = Primary::new(1, None).await;
     let keys = vec![key(primary.dir.path(), "short.example", "c2hvcnQ=")];
     let bad_key = TransferConfig { keys, ..TransferConfig::default() };
     let secondary =

@@ -280,7 +280,7 @@ async fn encrypted_connections_are_capped_and_end_when_idle() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_certificate_is_shown_without_a_pause() {
-    let bench = Encrypted::new(Limits::default()).await;
+    let mut bench = Encrypted::new(Limits::default()).await;
     let mut before = bench.dot().await;
     let second = make_certificate(bench.dir.path());
     bench.running.reload(&bench.config).unwrap();
@@ -347,4 +347,51 @@ async fn without_a_certificate_nothing_starts() {
     let config = tls_config(dir.path(), Limits::default());
     let started = Redirector::start(config, view(&shared(&inputs(1))), &mut Registry::default()).await;
     assert!(matches!(started, Err(StartError::Tls(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn encrypted_addresses_come_and_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let certificate = make_certificate(dir.path());
+    let plain = config(Limits::default());
+    let mut registry = Registry::with_prefix("godwit");
+    let running = Redirector::start(plain.clone(), view(&shared(&inputs(2))), &mut registry).await.unwrap();
+    let config = tls_config(dir.path(), Limits::default());
+    let mut bench = Encrypted { dir, certificate, config, running, registry };
+    let dns = bench.running.addresses().to_vec();
+    // Without a certificate nothing changes.
+    let wrong = TlsConfig { certificate: None, ..bench.config.tls.clone() };
+    let wrong = Config { tls: wrong, ..plain.clone() };
+    assert!(matches!(bench.running.reload(&wrong), Err(ReloadError::Tls(_))));
+    for _ in 0..3 {
+        bench.running.reload(&bench.config).unwrap();
+        assert_eq!(bench.running.addresses(), dns, "the others stay");
+        let mut dot = bench.dot().await;
+        send(&mut dot, &www(1)).await;
+        check_www(&read(&mut dot).await, 1);
+        assert_eq!(ask_https2(&bench, get(&www(0))).await.status(), StatusCode::OK);
+        let (_endpoint, doq) = bench.doq().await;
+        check_www(&Message::from_vec(&ask_quic(&doq, &www(0)).await.unwrap()).unwrap(), 0);
+        let gone = bench.running.all_addresses().clone();
+        bench.running.reload(&plain).unwrap();
+        assert!(bench.running.all_addresses().dot.is_empty());
+        // A connection is served until it is quiet, and told that it ends.
+        send(&mut dot, &www(2)).await;
+        check_www(&read(&mut dot).await, 2);
+        let mut rest = Vec::new();
+        timeout(PATIENCE, dot.read_to_end(&mut rest)).await.unwrap().unwrap();
+        match timeout(PATIENCE, doq.closed()).await.unwrap() {
+            quinn::ConnectionError::ApplicationClosed(close) => assert_eq!(u64::from(close.error_code), 0),
+            other => panic!("{other}"),
+        }
+        // The port is free again, once the connections have ended.
+        let free = async {
+            while std::net::TcpListener::bind(gone.dot[0]).is_err()
+                || std::net::UdpSocket::bind(gone.doq[0]).is_err()
+            {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, free).await.unwrap();
+    }
 }
