@@ -1,9 +1,11 @@
 //! The command line as a whole: the verbs and what several of them share.
 
-use crate::failure::Outcome;
+use crate::failure::{Classify, Exit, Outcome};
 use crate::place;
 use crate::verb;
 use clap::{Args, Parser, Subcommand};
+use godwit_node::admin::ClientError;
+use godwit_redirector::static_zone::ControlSocket;
 use std::path::PathBuf;
 
 /// Publish a site once; every client reaches the closest healthy copy.
@@ -113,7 +115,7 @@ pub(crate) struct MemberArguments {
     pub(crate) data_dir: DataDirArguments,
     /// The control socket of a running member, for example one that ssh forwards [default:
     /// admin.sock in the data directory]
-    #[arg(long, value_name = "FILE", env = "GODWIT_SOCKET")]
+    #[arg(long, visible_alias = "admin", value_name = "FILE", env = "GODWIT_SOCKET")]
     pub(crate) socket: Option<PathBuf>,
 }
 
@@ -125,5 +127,38 @@ impl MemberArguments {
             None => self.data_dir.dir()?.admin_socket(),
         };
         Ok(godwit_node::admin::Client::new(socket))
+    }
+}
+
+/// Which running process to talk to: a member, or the redirector of a static zone.
+#[derive(Debug, Args)]
+pub(crate) struct DaemonArguments {
+    /// The redirector that serves this static zone's file, in place of a member
+    #[arg(long = "static", value_name = "FILE", conflicts_with_all = ["data_dir", "socket"])]
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) member: MemberArguments,
+}
+
+impl DaemonArguments {
+    /// A client of the process meant.
+    pub(crate) fn client(&self) -> Outcome<godwit_node::admin::Client> {
+        match &self.file {
+            Some(file) => {
+                let socket = ControlSocket::find(file).or_exit(Exit::Usage)?;
+                Ok(godwit_node::admin::Client::new(socket.path))
+            }
+            None => self.member.client(),
+        }
+    }
+
+    /// The same, when it answers; none where a static zone is not served at this moment.
+    pub(crate) async fn running_client(&self) -> Outcome<Option<godwit_node::admin::Client>> {
+        let client = self.client()?;
+        match client.ready().await {
+            Err(ClientError::NotRunning { .. }) if self.file.is_some() => Ok(None),
+            // What else is wrong the request itself tells.
+            _ => Ok(Some(client)),
+        }
     }
 }

@@ -14,6 +14,7 @@ mod place;
 mod publish;
 mod remember;
 mod span;
+mod static_host;
 mod supervisor;
 mod terminal;
 mod text;

@@ -83,21 +83,30 @@ pub(crate) struct Host {
 
 impl admin::Host for Host {
     fn reload(&self) -> Pending<()> {
-        let reloads = self.reloads.clone();
-        Box::pin(async move {
-            let stopping = || api::Error::new(api::Code::Unavailable, "the daemon is stopping");
-            let (reply, done) = oneshot::channel();
-            reloads.send(reply).await.map_err(|_| stopping())?;
-            let done = done.await.map_err(|_| stopping())?;
-            done.map_err(|problem| api::Error::new(api::Code::Malformed, problem))
-        })
+        reload(self.reloads.clone())
     }
 
     fn explain(&self, question: &Question) -> Result<serde_json::Value, api::Error> {
-        let Question { name, kind, client, resolver } = question;
-        let explained = explain::explain(&self.view.load(), name, kind.as_deref(), *client, *resolver);
-        let malformed = |problem: String| api::Error::new(api::Code::Malformed, problem);
-        let explanation = explained.map_err(|error| malformed(error.to_string()))?;
-        serde_json::to_value(explanation).map_err(|error| malformed(error.to_string()))
+        explained(&self.view, question)
     }
+}
+
+/// Asks for the configuration to be read again, and waits for how that goes.
+pub(crate) fn reload(reloads: mpsc::Sender<ReloadRequest>) -> Pending<()> {
+    Box::pin(async move {
+        let stopping = || api::Error::new(api::Code::Unavailable, "the daemon is stopping");
+        let (reply, done) = oneshot::channel();
+        reloads.send(reply).await.map_err(|_| stopping())?;
+        let done = done.await.map_err(|_| stopping())?;
+        done.map_err(|problem| api::Error::new(api::Code::Malformed, problem))
+    })
+}
+
+/// What is answered from a view, and why.
+pub(crate) fn explained(view: &SharedView, question: &Question) -> Result<serde_json::Value, api::Error> {
+    let Question { name, kind, client, resolver } = question;
+    let explained = explain::explain(&view.load(), name, kind.as_deref(), *client, *resolver);
+    let malformed = |problem: String| api::Error::new(api::Code::Malformed, problem);
+    let explanation = explained.map_err(|error| malformed(error.to_string()))?;
+    serde_json::to_value(explanation).map_err(|error| malformed(error.to_string()))
 }

@@ -14,6 +14,7 @@
 //! | `POST /v1/reload` | reads the configuration again; an error leaves all as it was |
 //! | `GET /v1/acme` | [`api::Challenges`]: values for certificate authorities |
 //! | `POST /v1/acme` | takes [`api::Challenge`]: sets or clears one |
+//! | `POST /v1/state` | of a static zone alone: takes [`api::State`] of a region or an address |
 //! | `GET /livez` `/readyz` `/metrics` | for monitors |
 //!
 //! Who may open the socket may use it: the file system's permissions are the access control, and
@@ -27,7 +28,10 @@ mod host;
 mod report;
 mod server;
 mod upload;
+mod zone;
 
 pub use client::{Client, ClientError};
 pub use host::{Host, Pending, Question};
+pub use zone::{ZoneEndpoint, ZoneHost};
+
 pub(crate) use server::{Control, serve_tcp, serve_unix};

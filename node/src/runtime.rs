@@ -413,7 +413,7 @@ impl Runtime {
             None => None,
         };
         if let Some(socket) = metrics_socket {
-            tasks.spawn(admin::serve_tcp(socket, control, clients.clone()));
+            tasks.spawn(admin::serve_tcp(socket, control.clone(), stops.serving.clone(), clients.clone()));
         }
 
         let mut bootstrap = dir.bootstrap()?;

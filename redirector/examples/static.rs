@@ -4,10 +4,10 @@
 //! cargo run -p godwit-redirector --example static -- zone.toml
 //! ```
 //!
-//! SIGHUP reads the file again; Ctrl-C stops and prints the metrics.
+//! SIGHUP reads the file again (and ends on a wrong one); Ctrl-C stops and prints the metrics.
 
 use godwit_redirector::Redirector;
-use godwit_redirector::static_zone::StaticZone;
+use godwit_redirector::static_zone::{Prepared, StaticZone};
 use prometheus_client::registry::Registry;
 use std::error::Error;
 use std::path::PathBuf;
@@ -20,15 +20,20 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let zone = StaticZone::open(&path)?;
     let config = zone.config().clone();
     println!("{:?}", zone.generation());
-    let (view, keeper) = zone.into_view();
-    let reload = keeper.reload();
+    let (view, mut keeper) = zone.into_view();
+    keeper.first_round().await;
+    let control = keeper.control();
     let mut registry = Registry::default();
-    let running = Redirector::start(config, view, &mut registry).await?;
+    let mut running = Redirector::start(config, view, &mut registry).await?;
     println!("answering on {:?}; Ctrl-C stops", running.addresses());
     let keeper = tokio::spawn(keeper.run());
     loop {
         tokio::select! {
-            _ = hangups.recv() => reload.now(),
+            _ = hangups.recv() => {
+                let prepared = Prepared::read(&path)?;
+                running.reload(prepared.config())?;
+                control.put(prepared).await?;
+            }
             stopped = tokio::signal::ctrl_c() => break stopped?,
         }
     }

@@ -30,18 +30,23 @@
 //! - [`plan`]: the file checked, and turned into the map's inputs.
 //! - [`checks`]: whether addresses work, found out from here.
 //! - [`state`]: which regions and addresses are drained or down, now.
-//! - [`keeper`]: follows file, lists and state while the zone is served.
+//! - [`challenges`]: values for certificate authorities; [`durable`]: how either is kept.
+//! - [`keeper`]: follows file, lists and state while the zone is served, and does what is asked of it.
+//! - [`health`]: metrics of the checks.
 
+mod challenges;
 mod checks;
+mod durable;
 mod file;
+mod health;
 mod keeper;
 mod lists;
 mod plan;
 mod problem;
 mod state;
 
-pub use keeper::{Keeper, Reload};
-pub use plan::Plan;
+pub use keeper::{Control, Keeper, Standing};
+pub use plan::{ControlSocket, Plan};
 pub use problem::Problem;
 pub use state::State;
 
@@ -53,28 +58,26 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A static zone, read and compiled.
-pub struct StaticZone {
-    /// What was read, without what only the first generation needed.
+/// A zone's file and everything it names, read and checked.
+pub struct Prepared {
+    /// What was read, without what only the first generation needs.
     plan: Plan,
     geo: GeoDb,
-    /// Of the regions and addresses as they are now.
-    view: View,
+    zone: Zone,
 }
 
-impl StaticZone {
-    /// Reads the zone's file and everything it names, and compiles it. Blocks: a second for a
-    /// million prefixes.
-    pub fn open(path: &Path) -> Result<StaticZone, Problem> {
+impl Prepared {
+    /// Reads the zone's file and everything it names. Blocks: a second for a million prefixes.
+    pub fn read(path: &Path) -> Result<Prepared, Problem> {
         godwit_net::memory::expect_large_blocks_once();
         let mut plan = Plan::read(path)?;
         let geo = plan.take_geo()?;
-        let states = plan.states()?;
-        let generation = Generation::compute(&states.apply(plan.inputs()), &geo, None);
+        // For its problems; it is read again when it is heeded.
+        plan.states()?;
         let zone = plan.take_zone()?;
         // Long lists were read; of them only what they were compiled to is left.
         godwit_net::memory::give_back();
-        Ok(StaticZone { plan, geo, view: View::new(Arc::new(generation), Arc::new(zone)) })
+        Ok(Prepared { plan, geo, zone })
     }
 
     /// What the file says about listening and answering.
@@ -90,6 +93,41 @@ impl StaticZone {
     /// Where the file wants metrics served: for [`crate::Monitor::listen`].
     pub fn metrics_listen(&self) -> Option<SocketAddr> {
         self.plan.metrics_listen
+    }
+
+    /// Where the redirector is controlled.
+    pub fn control_socket(&self) -> &ControlSocket {
+        &self.plan.control
+    }
+}
+
+/// A static zone, read and compiled.
+pub struct StaticZone {
+    plan: Plan,
+    geo: GeoDb,
+    /// Of the regions and addresses as they are now.
+    view: View,
+}
+
+impl StaticZone {
+    /// Reads the zone's file and everything it names, and compiles it. Blocks: a second for a
+    /// million prefixes.
+    pub fn open(path: &Path) -> Result<StaticZone, Problem> {
+        StaticZone::compile(Prepared::read(path)?)
+    }
+
+    /// Compiles what was read.
+    pub fn compile(prepared: Prepared) -> Result<StaticZone, Problem> {
+        let Prepared { plan, geo, zone } = prepared;
+        let states = plan.states()?;
+        let generation = Generation::compute(&states.apply(plan.inputs()), &geo, None);
+        godwit_net::memory::give_back();
+        Ok(StaticZone { plan, geo, view: View::new(Arc::new(generation), Arc::new(zone)) })
+    }
+
+    /// What the file says about listening and answering.
+    pub fn config(&self) -> &Config {
+        &self.plan.redirector
     }
 
     /// The map, compiled from the file.

@@ -1,6 +1,6 @@
 //! `godwit acme set|clear|show`: values for certificate authorities.
 
-use crate::arguments::MemberArguments;
+use crate::arguments::DaemonArguments;
 use crate::daemon::block_on;
 use crate::failure::Outcome;
 use crate::span::Span;
@@ -16,11 +16,13 @@ Examples:
   godwit acme set _acme-challenge.www.edge.example.org gfj9Xq...Rg85nM --ttl 10m
   godwit acme clear www gfj9Xq...Rg85nM
   godwit acme show
+  godwit acme set www gfj9Xq...Rg85nM --static zone.toml
 
 NAME is the name that the certificate is for, before the zone or whole, `@` for the zone itself; or
 the name of the record. Every redirector of the network answers with the value within moments, and
 other values at the name stay. It is gone after --ttl (1 hour, at most 1 day), or when this member
-stops for longer than two minutes.
+stops for longer than two minutes. A static zone's redirector keeps it beside its state file, also
+when it is started again; set it at each redirector of the zone.
 
 For a host name of your own, say shop.example.com, let a CNAME at _acme-challenge.shop.example.com
 lead to _acme-challenge.shop.<zone>, and set the value with the name shop.")]
@@ -39,14 +41,15 @@ enum Action {
         #[arg(long, value_name = "SPAN", default_value = "1h")]
         ttl: Span,
         #[command(flatten)]
-        member: MemberArguments,
+        member: DaemonArguments,
     },
     /// Take a value back that was set at this member
+    #[command(visible_alias = "unset")]
     Clear {
         #[command(flatten)]
         value: ValueArguments,
         #[command(flatten)]
-        member: MemberArguments,
+        member: DaemonArguments,
     },
     /// Print the values that stand, whichever member set them
     Show {
@@ -54,7 +57,7 @@ enum Action {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        member: MemberArguments,
+        member: DaemonArguments,
     },
 }
 
@@ -76,19 +79,19 @@ impl Acme {
     }
 }
 
-fn set(value: &ValueArguments, lease_secs: u64, member: &MemberArguments) -> Outcome {
+fn set(value: &ValueArguments, lease_secs: u64, member: &DaemonArguments) -> Outcome {
     let client = member.client()?;
-    let name = block_on(async {
-        let zone = client.status().await?.zone;
-        let name = record_name(&value.name, &zone);
+    let (name, whose) = block_on(async {
+        let status = client.status().await?;
+        let name = record_name(&value.name, &status.zone);
         let challenge =
             Challenge { name: name.clone(), value: value.value.clone(), lease_secs: Some(lease_secs) };
         client.challenge(&challenge).await?;
-        Ok(name)
+        Ok((name, if status.is_static() { "this redirector" } else { "every redirector" }))
     })?;
     match lease_secs {
-        0 => terminal::print(&format!("{name} loses this value on every redirector")),
-        seconds => terminal::print(&format!("{name} has this value on every redirector, for {seconds} s")),
+        0 => terminal::print(&format!("{name} loses this value on {whose}")),
+        seconds => terminal::print(&format!("{name} has this value on {whose}, for {seconds} s")),
     }
 }
 
@@ -106,7 +109,7 @@ fn record_name(text: &str, zone: &str) -> String {
     if whole.starts_with(&format!("{label}.")) { whole } else { format!("{label}.{whole}") }
 }
 
-fn show(json: bool, member: &MemberArguments) -> Outcome {
+fn show(json: bool, member: &DaemonArguments) -> Outcome {
     let client = member.client()?;
     let challenges = block_on(async { Ok(client.challenges().await?) })?;
     if json {

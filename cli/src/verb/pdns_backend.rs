@@ -47,10 +47,11 @@ pub(crate) struct PdnsBackend {
 impl PdnsBackend {
     pub(crate) fn run(self) -> Outcome {
         start_logging(self.log.as_deref(), "warn", LogFormat::Text)?;
-        let source = self.source.open()?;
+        let mut source = self.source.open()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let view = source.view.clone();
         let result = runtime.block_on(async {
+            source.first_round().await;
             let follow = tokio::spawn(source.follow());
             let result = match &self.socket {
                 Some(path) => listen(path, view).await,

@@ -72,6 +72,14 @@ impl SourceArguments {
 }
 
 impl Source {
+    /// Waits until a static zone's addresses were checked once, for at most some seconds: so that the
+    /// first answer names none that is down. Within a Tokio runtime.
+    pub(crate) async fn first_round(&mut self) {
+        if let Following::Static(keeper) = &mut self.keeper {
+            keeper.first_round().await;
+        }
+    }
+
     /// Follows what the map is made of, for ever.
     pub(crate) async fn follow(self) {
         match self.keeper {

@@ -1,6 +1,6 @@
 //! `godwit status`: what a member knows of its network.
 
-use crate::arguments::MemberArguments;
+use crate::arguments::DaemonArguments;
 use crate::daemon::block_on;
 use crate::failure::Outcome;
 use crate::span::about;
@@ -15,13 +15,14 @@ use std::time::Duration;
 #[command(after_help = "\
 Examples:
   godwit status
+  godwit status --static zone.toml
   godwit status --json | jq '.members[] | {name, region, state, sites, lag}'")]
 pub(crate) struct Status {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    member: MemberArguments,
+    member: DaemonArguments,
 }
 
 impl Status {
@@ -36,6 +37,9 @@ impl Status {
 }
 
 fn text(status: &api::Status, now: Time) -> String {
+    if status.is_static() {
+        return of_static_zone(status, now);
+    }
     let mut text = format!(
         "{} in {} ({}), zone {}: {}, {} of {} members connected, generation {}, up {}\n\n",
         status.name,
@@ -66,6 +70,31 @@ fn text(status: &api::Status, now: Time) -> String {
         text += &format!("\n{}", sites(status, now));
     }
     text
+}
+
+/// A static zone: its addresses, and what the checks of them find.
+fn of_static_zone(status: &api::Status, now: Time) -> String {
+    let mut table = Table::new(&["NAME", "REGION", "ADDRESS", "STATE"]);
+    for member in &status.members {
+        let v4 = member.addresses.v4.map(|address| address.to_string());
+        let v6 = member.addresses.v6.map(|address| address.to_string());
+        let addresses: Vec<String> = v4.into_iter().chain(v6).collect();
+        let state = match (member.state.as_str(), member.draining) {
+            ("alive", true) => "drain",
+            ("alive", false) => "up",
+            _ => "down",
+        };
+        table.row(vec![member.name.clone(), member.region.clone(), addresses.join(", "), state.into()]);
+    }
+    format!(
+        "zone {} ({}), {} services, generation {}, up {}\n\n{table}{}",
+        status.zone,
+        status.software,
+        status.sites.len(),
+        status.generation,
+        about(Duration::from_secs(status.uptime_seconds)),
+        checks(status, now),
+    )
 }
 
 fn members(status: &api::Status, now: Time) -> Table {

@@ -1,6 +1,6 @@
 //! `godwit why`: where a client is led, and every reason.
 
-use crate::arguments::MemberArguments;
+use crate::arguments::DaemonArguments;
 use crate::daemon::block_on;
 use crate::failure::{Classify, Exit, Outcome};
 use crate::terminal::{self, Table};
@@ -10,7 +10,7 @@ use godwit_node::admin::Question;
 use godwit_redirector::static_zone::StaticZone;
 use serde_json::Value;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Tell which replica a client gets, and why
 #[derive(Debug, Args)]
@@ -25,7 +25,8 @@ Examples:
 NAME is a site, an alias, a name under a wildcard or any other name of the zone, `@` the zone itself.
 Without --resolver the client asks by itself. With it the resolver asks, and what is told is the answer
 for the client's subnet, and the one for resolvers that send none. It is answered by the running
-member from what it would answer over DNS at this moment.")]
+member, or the redirector of a static zone, from what it would answer over DNS at this moment; of a
+static zone that nobody serves, by its file.")]
 pub(crate) struct Why {
     /// The name: what is before the zone, or all of it
     name: String,
@@ -38,38 +39,36 @@ pub(crate) struct Why {
     /// The record type [default: the addresses of the client's family]
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
-    /// Ask the file of a static zone instead of a member
-    #[arg(long = "static", value_name = "FILE", conflicts_with_all = ["data_dir", "socket"])]
-    file: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    member: MemberArguments,
+    daemon: DaemonArguments,
 }
 
 impl Why {
     pub(crate) fn run(self) -> Outcome {
-        let why = match &self.file {
-            Some(file) => self.of_file(file)?,
-            None => {
-                let client = self.member.client()?;
-                let Why { name, client: address, resolver, kind, .. } = &self;
-                let question = Question {
-                    name: name.clone(),
-                    kind: kind.clone(),
-                    client: *address,
-                    resolver: *resolver,
-                };
-                block_on(async { Ok(client.explain(&question).await?) })?
-            }
+        let why = match block_on(self.ask())? {
+            Some(why) => why,
+            None => self.of_file()?,
         };
         if self.json { terminal::print_json(&why) } else { terminal::print(&text(&why)) }
     }
 }
 
 impl Why {
-    fn of_file(&self, file: &Path) -> Outcome<Value> {
+    /// What the running process says; none where a static zone is not served at this moment.
+    async fn ask(&self) -> Outcome<Option<Value>> {
+        let Some(client) = self.daemon.running_client().await? else { return Ok(None) };
+        let Why { name, client: address, resolver, kind, .. } = self;
+        let question =
+            Question { name: name.clone(), kind: kind.clone(), client: *address, resolver: *resolver };
+        Ok(Some(client.explain(&question).await?))
+    }
+
+    fn of_file(&self) -> Outcome<Value> {
+        let file = self.daemon.file.as_deref().unwrap_or(Path::new(""));
+        eprintln!("nobody serves {} now: told by the file, as if every check passed", file.display());
         let zone = StaticZone::open(file).or_exit(Exit::Usage)?;
         let kind = self.kind.as_deref();
         let why = explain(zone.view(), &self.name, kind, self.client, self.resolver).or_exit(Exit::Usage)?;
@@ -118,7 +117,10 @@ fn reasons(why: &Value) -> String {
     let known = &why["known"];
     let mut text = format!(
         "{}.{} for {} (generation {}, version {})\n",
-        word(&why["site"]),
+        match why["region"].as_str() {
+            Some(region) => format!("{region}.region"),
+            None => word(&why["site"]),
+        },
         word(&why["zone"]),
         word(&why["client"]),
         word(&why["generation"]),

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -39,7 +39,7 @@ impl World {
         self.temp.path().join(name)
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_godwit"));
         // Nothing of the machine's own godwit, and no passphrase that somebody happens to have set.
         command.env_clear().env("HOME", self.temp.path()).env("GODWIT_AUTHORITY", self.path("authority"));
@@ -208,8 +208,13 @@ pub(crate) fn get(address: SocketAddr, host: &str, path: &str) -> (u16, String, 
 
 /// The member's metrics, from its control socket.
 pub(crate) fn metrics(member: &Member) -> String {
-    let mut stream = UnixStream::connect(&member.socket).unwrap();
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").unwrap();
+    get_unix(&member.socket, "/metrics")
+}
+
+/// What a control socket answers to a GET, head and body.
+pub(crate) fn get_unix(socket: &Path, path: &str) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -248,6 +253,49 @@ pub(crate) fn ask_once(server: SocketAddr, name: &str) -> Vec<u8> {
     reply[..len].to_vec()
 }
 
+/// What a name server tells a client of this subnet: addresses in the order of the reply, and the scope.
+/// Asked over and over until there is an answer.
+pub(crate) fn ask_subnet(server: SocketAddr, name: &str, client: (Ipv4Addr, u8)) -> (Vec<Ipv4Addr>, u8) {
+    let (socket, mut query) = asker(name);
+    let kept = usize::from(client.1.div_ceil(8));
+    let option = [&[0, 8, 0, 4 + kept as u8, 0, 1, client.1, 0], &client.0.octets()[..kept]].concat();
+    query[11] = 1;
+    query.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, option.len() as u8]);
+    query.extend(option);
+    socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let reply = until("a reply", || {
+        socket.send_to(&query, server).unwrap();
+        let mut reply = [0; 1500];
+        let len = socket.recv(&mut reply).ok()?;
+        Some(reply[..len].to_vec())
+    });
+    // Owners are pointers to the question here; OPT's is the root.
+    let mut at = query.len() - 11 - (8 + kept);
+    let (mut addresses, mut scope) = (Vec::new(), None);
+    while let Some(owner) = reply.get(at) {
+        at += if *owner == 0 { 1 } else { 2 };
+        let (kind, len) = (reply[at + 1], usize::from(reply[at + 9]));
+        let data = &reply[at + 10..at + 10 + len];
+        match kind {
+            A => addresses.push(Ipv4Addr::from(<[u8; 4]>::try_from(data).unwrap())),
+            41 => scope = data.windows(2).position(|code| code == [0, 8]).map(|option| data[option + 7]),
+            _ => {}
+        }
+        at += 10 + len;
+    }
+    (addresses, scope.expect("a client subnet comes back"))
+}
+
+/// Where a program of Debian is; `None`, loudly, where it is not.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    let folders = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
+    let found = folders.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.is_file());
+    if found.is_none() {
+        eprintln!("SKIPPED: {name} is not installed");
+    }
+    found
+}
+
 fn asker(name: &str) -> (UdpSocket, Vec<u8>) {
     let mut query = vec![0x12, 0x34, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
@@ -262,4 +310,13 @@ fn asker(name: &str) -> (UdpSocket, Vec<u8>) {
 pub(crate) fn is_private(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     std::fs::metadata(path).unwrap().permissions().mode() & 0o077 == 0
+}
+
+/// Metric names are public API: the document that lists them has to keep up.
+#[track_caller]
+pub(crate) fn documented(metrics: &str) {
+    let document = include_str!("../../../docs/metrics.md");
+    let names = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let missing: Vec<&str> = names.filter(|name| !document.contains(&format!("`{name}"))).collect();
+    assert!(missing.is_empty(), "docs/metrics.md does not tell of {missing:?}");
 }

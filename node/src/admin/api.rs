@@ -79,6 +79,16 @@ pub struct ChallengeAt {
     pub member: String,
 }
 
+/// Whether clients are led to a region or an address of a static zone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// The region or the address.
+    pub name: String,
+    /// `up`, `drain` or `down`.
+    pub state: String,
+}
+
 /// The current version of a site.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Site {
@@ -148,7 +158,8 @@ pub struct Holder {
 pub struct Status {
     /// The network's zone.
     pub zone: String,
-    /// The network: its authority's key, hexadecimal.
+    /// The network: its authority's key, hexadecimal. Empty where there is none: a static zone, whose
+    /// addresses stand as members.
     pub network: String,
     /// This member's key, hexadecimal.
     pub member: String,
@@ -189,6 +200,13 @@ pub struct Difference {
     pub setting: String,
     /// The names of those that have the same value, by value; the largest group first.
     pub groups: Vec<Vec<String>>,
+}
+
+impl Status {
+    /// Whether it is one of a static zone, without a network of members.
+    pub fn is_static(&self) -> bool {
+        self.network.is_empty()
+    }
 }
 
 /// A member in [`Status`].

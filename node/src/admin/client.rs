@@ -33,7 +33,7 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens there. Starting the daemon helps.
-    #[error("no godwit runs in {}: start it with `godwit run`", directory(.socket))]
+    #[error("no godwit runs in {}: start it with {}", directory(.socket), starting(.socket))]
     NotRunning {
         /// The socket tried.
         socket: PathBuf,
@@ -53,6 +53,14 @@ pub enum ClientError {
     /// The answer does not have its form: client and daemon are of different versions.
     #[error("the daemon's answer was not understood ({0}): are both of the same version?")]
     Answer(String),
+}
+
+/// A member's control socket has its own name; a static zone's that of its file.
+fn starting(socket: &Path) -> String {
+    match socket.file_name() == Some("admin.sock".as_ref()) {
+        true => "`godwit run`".to_owned(),
+        false => format!("`godwit run`, or `godwit redirector` whose socket is {}", socket.display()),
+    }
 }
 
 fn directory(socket: &Path) -> String {
@@ -109,6 +117,13 @@ impl Client {
     /// Sets or clears a value for a certificate authority.
     pub async fn challenge(&self, challenge: &api::Challenge) -> Result<(), ClientError> {
         let _: api::Accepted = self.post("/v1/acme", challenge).await?;
+        Ok(())
+    }
+
+    /// Leads clients away from a region or an address of a static zone, or back. Durable and in force
+    /// when this returns.
+    pub async fn set_state(&self, state: &api::State) -> Result<(), ClientError> {
+        let _: api::Accepted = self.post("/v1/state", state).await?;
         Ok(())
     }
 

@@ -77,20 +77,58 @@ pub(crate) enum Scope {
 
 /// Serves the unix socket until the daemon stops.
 pub(crate) async fn serve_unix(listener: UnixListener, control: Arc<Control>, tasks: TaskTracker) {
-    let accept = |context: &mut Context<'_>| listener.poll_accept(context).map_ok(|(stream, _)| stream);
-    serve(accept, Scope::Everything, control, tasks).await;
+    let stop = control.stop.clone();
+    serve_on(listener, Member { control, scope: Scope::Everything }, stop, tasks).await;
 }
 
-/// Serves a TCP address for monitors until the daemon stops.
-pub(crate) async fn serve_tcp(listener: TcpListener, control: Arc<Control>, tasks: TaskTracker) {
+/// Serves a TCP address for monitors until `stop`.
+pub(crate) async fn serve_tcp(
+    listener: TcpListener,
+    control: Arc<Control>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
     let accept = |context: &mut Context<'_>| listener.poll_accept(context).map_ok(|(stream, _)| stream);
-    serve(accept, Scope::Monitoring, control, tasks).await;
+    serve(accept, Member { control, scope: Scope::Monitoring }, stop, tasks).await;
+}
+
+/// Serves a unix socket until `stop`.
+pub(super) async fn serve_on(
+    listener: UnixListener,
+    answers: impl Answers,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
+    let accept = |context: &mut Context<'_>| listener.poll_accept(context).map_ok(|(stream, _)| stream);
+    serve(accept, answers, stop, tasks).await;
+}
+
+/// Who answers the requests of an endpoint.
+pub(super) trait Answers: Clone + Send + Sync + 'static {
+    /// Answers one.
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Body>, Error>> + Send;
+}
+
+/// A member, as far as a listener offers it.
+#[derive(Clone)]
+struct Member {
+    control: Arc<Control>,
+    scope: Scope,
+}
+
+impl Answers for Member {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Error> {
+        self.control.route(request, self.scope).await
+    }
 }
 
 async fn serve<S>(
     mut accept: impl FnMut(&mut Context<'_>) -> Poll<std::io::Result<S>>,
-    scope: Scope,
-    control: Arc<Control>,
+    answers: impl Answers,
+    stop: CancellationToken,
     tasks: TaskTracker,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -99,13 +137,13 @@ async fn serve<S>(
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
-            () = control.stop.cancelled() => return,
+            () = stop.cancelled() => return,
             accepted = poll_fn(&mut accept) => accepted,
         };
         if let Some(stream) = accepted_or_pause(accepted).await {
-            let control = control.clone();
+            let (answers, stop) = (answers.clone(), stop.clone());
             tasks.spawn(async move {
-                connection(stream, control, scope).await;
+                connection(stream, answers, stop).await;
                 drop(place);
             });
         }
@@ -123,14 +161,16 @@ async fn accepted_or_pause<T>(accepted: std::io::Result<T>) -> Option<T> {
     }
 }
 
-async fn connection<S>(stream: S, control: Arc<Control>, scope: Scope)
+async fn connection<S>(stream: S, answers: impl Answers, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stop = control.stop.clone();
     let service = service_fn(move |request| {
-        let control = control.clone();
-        async move { Ok::<_, Infallible>(control.answer(request, scope).await) }
+        let answers = answers.clone();
+        async move {
+            let answer = answers.answer(request).await;
+            Ok::<_, Infallible>(answer.unwrap_or_else(|error| json(error.code.status(), &error)))
+        }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).keep_alive(true);
@@ -148,13 +188,6 @@ where
 }
 
 impl Control {
-    async fn answer(&self, request: Request<Incoming>, scope: Scope) -> Response<Body> {
-        match self.route(request, scope).await {
-            Ok(response) => response,
-            Err(error) => json(error.code.status(), &error),
-        }
-    }
-
     async fn route(&self, request: Request<Incoming>, scope: Scope) -> Result<Response<Body>, Error> {
         let path = request.uri().path().to_owned();
         let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
@@ -211,10 +244,7 @@ impl Control {
     fn metrics_text(&self) -> Result<Response<Body>, Error> {
         self.metrics.store(self.content.figures());
         let encoded = self.metrics.encode().map_err(|e| Error::new(Code::Unavailable, e.to_string()))?;
-        let mut response = text(StatusCode::OK, encoded);
-        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        Ok(response)
+        Ok(metrics(encoded))
     }
 
     fn why(&self, query: &BTreeMap<String, String>) -> Result<Response<Body>, Error> {
@@ -232,16 +262,7 @@ impl Control {
     }
 
     fn explain(&self, query: &BTreeMap<String, String>) -> Result<Response<Body>, Error> {
-        let address = |text: &str| {
-            text.parse().map_err(|_| Error::new(Code::Malformed, format!("{text:?} is no IP address")))
-        };
-        let question = Question {
-            name: parameter(query, "name")?.to_owned(),
-            kind: query.get("type").cloned(),
-            client: address(parameter(query, "client")?)?,
-            resolver: query.get("resolver").map(|text| address(text)).transpose()?,
-        };
-        Ok(ok(&self.host()?.explain(&question)?))
+        Ok(ok(&self.host()?.explain(&question(query)?)?))
     }
 
     async fn reload(&self) -> Result<Response<Body>, Error> {
@@ -373,7 +394,7 @@ pub(super) fn no_site(site: &SiteName) -> Error {
     Error::new(Code::NotFound, format!("no version of a site {site} is known here"))
 }
 
-fn unknown(path: &str) -> Error {
+pub(super) fn unknown(path: &str) -> Error {
     Error::new(Code::NotFound, format!("there is nothing at {path}"))
 }
 
@@ -381,25 +402,44 @@ fn site_name(text: &str) -> Result<SiteName, Error> {
     text.parse().map_err(|e| Error::new(Code::Malformed, format!("{text:?} is no site: {e}")))
 }
 
-fn parameter<'a>(query: &'a BTreeMap<String, String>, name: &str) -> Result<&'a str, Error> {
+pub(super) fn parameter<'a>(query: &'a BTreeMap<String, String>, name: &str) -> Result<&'a str, Error> {
     let missing = || Error::new(Code::Malformed, format!("the parameter {name} is missing"));
     query.get(name).map(String::as_str).ok_or_else(missing)
 }
 
-fn query(text: &str) -> BTreeMap<String, String> {
+pub(super) fn question(query: &BTreeMap<String, String>) -> Result<Question, Error> {
+    let address = |text: &str| {
+        text.parse().map_err(|_| Error::new(Code::Malformed, format!("{text:?} is no IP address")))
+    };
+    Ok(Question {
+        name: parameter(query, "name")?.to_owned(),
+        kind: query.get("type").cloned(),
+        client: address(parameter(query, "client")?)?,
+        resolver: query.get("resolver").map(|text| address(text)).transpose()?,
+    })
+}
+
+pub(super) fn query(text: &str) -> BTreeMap<String, String> {
     let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
     let decode = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
     pairs.map(|(name, value)| (decode(name), decode(value))).collect()
 }
 
-async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Error> {
+pub(super) async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Error> {
     let body = Limited::new(request.into_body(), JSON_LEN_MAX).collect().await;
     let bytes: Bytes = body.map_err(|e| Error::new(Code::TooLarge, e.to_string()))?.to_bytes();
     serde_json::from_slice(&bytes).map_err(|e| Error::new(Code::Malformed, e.to_string()))
 }
 
-fn ok<T: Serialize>(value: &T) -> Response<Body> {
+pub(super) fn ok<T: Serialize>(value: &T) -> Response<Body> {
     json(StatusCode::OK, value)
+}
+
+pub(super) fn metrics(encoded: String) -> Response<Body> {
+    let mut response = text(StatusCode::OK, encoded);
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
 }
 
 fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Body> {
@@ -414,7 +454,7 @@ fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Body> {
     }
 }
 
-fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+pub(super) fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(full(text));
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");

@@ -70,6 +70,8 @@ pub(crate) struct File {
 pub(crate) struct Admin {
     /// Where `/metrics`, `/livez` and `/readyz` are; nowhere when it is not set.
     pub(crate) metrics_listen: Option<SocketAddr>,
+    /// The control socket; beside the file, with the ending `sock`, when it is not set.
+    pub(crate) socket: Option<PathBuf>,
 }
 
 /// A set of addresses that belong together: a data centre.

@@ -1,6 +1,7 @@
 //! The file checked, and turned into what the map takes.
 
 use super::checks::{self, CheckPlan};
+use super::durable::{self, Turn};
 use super::file::{self, Areas, File, Region, find};
 use super::lists::{parse_prefix, read_names, read_prefixes};
 use super::problem::Problem;
@@ -30,6 +31,7 @@ pub struct Plan {
     pub(crate) redirector: Config,
     pub(crate) dnssec: DnssecConfig,
     pub(crate) metrics_listen: Option<SocketAddr>,
+    pub(crate) control: ControlSocket,
     inputs: Inputs,
     /// Taken when the GeoIP database is made of them: a long list is not kept.
     rules: Option<Rules>,
@@ -40,6 +42,36 @@ pub struct Plan {
     check_plan: CheckPlan,
     /// Taken when the zone is made of it.
     zone: Option<ZoneParts>,
+}
+
+/// Where a static zone is controlled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlSocket {
+    /// A unix socket.
+    pub path: PathBuf,
+    /// Whether the zone's file names it; otherwise it is beside the file, where that is possible.
+    pub named: bool,
+}
+
+impl ControlSocket {
+    /// Where the redirector that serves the zone of this file listens. Reads the file alone, not what
+    /// it names.
+    pub fn find(path: &Path) -> Result<ControlSocket, Problem> {
+        let (file, _) = file::read::<File>(path)?;
+        Ok(ControlSocket::of(path, &file.admin))
+    }
+
+    fn of(path: &Path, admin: &file::Admin) -> ControlSocket {
+        match &admin.socket {
+            Some(socket) => ControlSocket { path: beside(path, socket), named: true },
+            None => ControlSocket { path: path.with_extension("sock"), named: false },
+        }
+    }
+}
+
+/// A path that is relative to the folder of a file.
+fn beside(file: &Path, path: &Path) -> PathBuf {
+    file.parent().map_or_else(|| path.to_owned(), |folder| folder.join(path))
 }
 
 /// What the zone holds beside the map, and where that stands.
@@ -80,7 +112,7 @@ impl Plan {
         let mut redirector = file.redirector.clone();
         redirector.paths_mut().for_each(|path| *path = reader.beside(path));
         let checks = reader.checks(&file)?;
-        let check_plan = CheckPlan::new(path, &checks, &inputs.members)?;
+        let check_plan = CheckPlan::new(path, &checks, &inputs)?;
         inputs.closed = file
             .service
             .iter()
@@ -95,6 +127,7 @@ impl Plan {
             redirector,
             dnssec,
             metrics_listen: file.admin.metrics_listen,
+            control: ControlSocket::of(path, &file.admin),
             inputs,
             rules: Some(rules),
             geoip,
@@ -106,11 +139,6 @@ impl Plan {
             plan.check_target(name.get_ref()).map_err(|problem| reader.problem(name, problem))?;
         }
         Ok(plan)
-    }
-
-    /// The zone's file.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     /// What is checked.
@@ -169,12 +197,13 @@ impl Plan {
         Ok(states)
     }
 
-    /// Writes into the state file that a region or an address is in this state from now on. Whoever
-    /// serves the zone sees it within a second.
+    /// Writes into the state file that a region or an address is in this state from now on; on the disk
+    /// when this returns. Whoever serves the zone sees it within a second.
     pub fn set_state(&self, name: &str, state: State) -> Result<(), Problem> {
         let missing = "has no `state_file`: nothing can be drained but by editing it";
         let path = self.state_file.as_deref().ok_or_else(|| Problem::with(&self.path, missing))?;
         self.check_target(name).map_err(|problem| Problem::with(&self.path, problem))?;
+        let turn = Turn::take(path)?;
         let mut states: BTreeMap<String, State> = match path.exists() {
             true => file::read(path)?.0,
             false => BTreeMap::new(),
@@ -183,12 +212,8 @@ impl Plan {
             (State::Up, State::Up) => states.remove(name),
             _ => states.insert(name.to_owned(), state),
         };
-        let failed = |error: &dyn Display| Problem::with(path, format!("cannot be written: {error}"));
-        let text = toml::to_string(&states).map_err(|error| failed(&error))?;
-        // In one step: who reads it meanwhile finds the one or the other.
-        let new = path.with_extension("new");
-        std::fs::write(&new, text).map_err(|error| failed(&error))?;
-        std::fs::rename(&new, path).map_err(|error| failed(&error))
+        let text = toml::to_string(&states).map_err(|error| Problem::with(path, error))?;
+        durable::replace(&turn, path, &text)
     }
 
     /// Whether a state can be of this: a region or an address.
@@ -235,7 +260,7 @@ impl Reader<'_> {
 
     /// A path that is relative to the file's folder.
     fn beside(&self, path: &Path) -> PathBuf {
-        self.path.parent().map_or_else(|| path.to_owned(), |folder| folder.join(path))
+        beside(self.path, path)
     }
 
     fn checks(&self, file: &File) -> Result<Vec<Check>, Problem> {

@@ -1,7 +1,8 @@
 //! Static zones: a file in, answers out.
 
 use crate::{PATIENCE, receive};
-use godwit_redirector::static_zone::{Keeper, Problem, StaticZone};
+use godwit_core::challenge::Challenge;
+use godwit_redirector::static_zone::{Control, Keeper, Prepared, Problem, State, StaticZone};
 use godwit_redirector::{Redirector, Running};
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::rdata::opt::{ClientSubnet, EdnsOption};
@@ -147,7 +148,7 @@ struct Serving {
     folder: TempDir,
     running: Running,
     keeper: tokio::task::JoinHandle<()>,
-    reload: godwit_redirector::static_zone::Reload,
+    control: Control,
 }
 
 async fn serve(zone: &str) -> Serving {
@@ -156,12 +157,20 @@ async fn serve(zone: &str) -> Serving {
     let config = zone.config().clone();
     let (view, mut keeper): (_, Keeper) = zone.into_view();
     keeper.first_round().await;
-    let reload = keeper.reload();
+    let control = keeper.control();
     let running = Redirector::start(config, view, &mut Registry::default()).await.unwrap();
-    Serving { folder, running, keeper: tokio::spawn(keeper.run()), reload }
+    Serving { folder, running, keeper: tokio::spawn(keeper.run()), control }
 }
 
 impl Serving {
+    /// Reads the zone's file again, changed.
+    async fn reload(&self, zone: &str) -> Result<(), String> {
+        let path = self.folder.path().join("zone.toml");
+        std::fs::write(&path, zone).unwrap();
+        let prepared = Prepared::read(&path).map_err(|problem| told(&problem, &path))?;
+        self.control.put(prepared).await
+    }
+
     /// The addresses for a client, and the scope.
     async fn ask(&self, name: &str, kind: RecordType, client: &str) -> (Vec<String>, u8) {
         let (address, len) = client.split_once('/').unwrap();
@@ -269,12 +278,9 @@ async fn a_drained_region_or_address_is_left_and_taken_back() {
 #[tokio::test]
 async fn a_reload_takes_in_another_file_and_leaves_a_wrong_one() {
     let zone = serve(ZONE).await;
-    let path = zone.folder.path().join("zone.toml");
-    std::fs::write(&path, "origin = 1").unwrap();
-    zone.reload.now();
+    assert!(zone.reload("origin = 1").await.unwrap_err().starts_with("1:10: "));
     zone.wait_for("www", "203.0.113.0/25", &["198.51.100.1"]).await;
-    std::fs::write(&path, ZONE.replace("198.51.100.1", "198.51.100.7").replace("shop", "blog")).unwrap();
-    zone.reload.now();
+    zone.reload(&ZONE.replace("198.51.100.1", "198.51.100.7").replace("shop", "blog")).await.unwrap();
     zone.wait_for("blog", "203.0.113.0/25", &["198.51.100.7"]).await;
     zone.wait_for("shop", "203.0.113.0/25", &[]).await;
     assert!(!zone.keeper.is_finished());
@@ -329,6 +335,105 @@ async fn the_first_answer_knows_what_is_down_and_later_ones_what_came_back() {
     assert_eq!(zone.ask("www", RecordType::A, client).await.0, ["127.0.0.2"]);
     let _eu = TcpListener::bind(address).await.unwrap();
     zone.wait_for("www", client, &["127.0.0.1"]).await;
+    drop(us);
+}
+
+#[tokio::test]
+async fn a_reload_does_not_forget_what_is_down_and_asks_what_is_new_first() {
+    let (text, [eu, us]) = checked("static").await;
+    let eu_at = eu.local_addr().unwrap();
+    drop(eu);
+    let zone = serve(&text).await;
+    let client = "192.0.2.9/24";
+    zone.wait_for("www", client, &["127.0.0.2"]).await;
+    // Another service: the same addresses stay down all the while.
+    zone.reload(&format!("{text}\n[[service]]\nname = \"blog\"\n")).await.unwrap();
+    let control = zone.control.clone();
+    for _ in 0..50 {
+        let (told, _) = zone.ask("www", RecordType::A, client).await;
+        assert_eq!(told, ["127.0.0.2"]);
+    }
+    zone.wait_for("blog", client, &["127.0.0.2"]).await;
+    // A new region in front, dead from the start: no answer names it.
+    let _eu = TcpListener::bind(eu_at).await.unwrap();
+    zone.wait_for("www", client, &["127.0.0.1"]).await;
+    let more =
+        text.replace("[[service]]", "[[region]]\nname = \"af\"\naddresses = [\"127.0.0.3\"]\n[[service]]");
+    zone.reload(&more.replace("default = [\"eu\"", "default = [\"af\", \"eu\"")).await.unwrap();
+    for _ in 0..50 {
+        let (told, _) = zone.ask("www", RecordType::A, client).await;
+        assert_eq!(told, ["127.0.0.1"]);
+    }
+    let standing = control.look().await.unwrap();
+    assert_eq!(standing.verdicts.len(), 3);
+    drop(us);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_start() {
+    let zone = serve(ZONE).await;
+    let client = "192.168.0.0/16";
+    zone.control.set_state("eu", State::Drain).await.unwrap();
+    zone.wait_for("www", client, &["198.51.100.1"]).await;
+    let error = zone.control.set_state("mars", State::Drain).await.unwrap_err();
+    assert!(error.contains("neither a region nor an address"), "{error}");
+    let challenge = Challenge::new("_acme-challenge.www.svc.example.org", "value").unwrap();
+    zone.control.challenge(challenge.clone(), Duration::from_secs(600)).await.unwrap();
+    // Values stay through a reload.
+    zone.reload(ZONE).await.unwrap();
+    // It is not asked to stop.
+    zone.keeper.abort();
+    drop(zone.running);
+    let again = StaticZone::open(&zone.folder.path().join("zone.toml")).unwrap();
+    let (view, mut keeper) = again.into_view();
+    keeper.first_round().await;
+    let control = keeper.control();
+    let running = tokio::spawn(keeper.run());
+    assert!(view.load().generation.members().iter().any(|member| member.draining));
+    let standing = control.look().await.unwrap();
+    assert_eq!(standing.challenges, [(challenge.name.clone(), challenge.value.clone())]);
+    let txt = godwit_dns_plugin::explain::explain(
+        &view.load(),
+        "_acme-challenge.www",
+        Some("TXT"),
+        "192.0.2.1".parse().unwrap(),
+        None,
+    );
+    assert!(txt.unwrap().dns.answers[0].contains("value"));
+    control.challenge(challenge, Duration::ZERO).await.unwrap();
+    assert!(control.look().await.unwrap().challenges.is_empty());
+    // A state file that is garbage is told and changes nothing.
+    std::fs::write(zone.folder.path().join("states.toml"), "eu = \"dra").unwrap();
+    let error = control.set_state("us", State::Down).await.unwrap_err();
+    assert!(error.contains("states.toml:1:"), "{error}");
+    assert!(view.load().generation.members().iter().any(|member| member.draining));
+    running.abort();
+}
+
+#[tokio::test]
+async fn checks_are_told_to_monitors_by_address() {
+    let (text, [eu, us]) = checked("static").await;
+    drop(eu);
+    let (_folder, path) = written(&text);
+    let (_view, mut keeper) = StaticZone::open(&path).unwrap().into_view();
+    let mut registry = Registry::with_prefix("godwit");
+    keeper.register(&mut registry);
+    keeper.first_round().await;
+    let mut metrics = String::new();
+    prometheus_client::encoding::text::encode(&mut metrics, &registry).unwrap();
+    for line in [
+        r#"godwit_health_target_up{address="127.0.0.1",region="eu",check="web"} 0"#,
+        r#"godwit_health_target_up{address="127.0.0.2",region="us",check="web"} 1"#,
+        r#"godwit_health_checks{state="down"} 1"#,
+        r#"godwit_health_checks{state="up"} 1"#,
+        r#"godwit_health_transitions_total{state="down"} 1"#,
+        "godwit_health_watched 2",
+        r#"godwit_health_target_probe_seconds{address="127.0.0.2""#,
+        r#"godwit_health_target_turned_timestamp_seconds{address="127.0.0.1""#,
+        "godwit_generation 2",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in:\n{metrics}");
+    }
     drop(us);
 }
 
