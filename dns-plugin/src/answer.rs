@@ -172,6 +172,13 @@ impl<'v> Answerer<'v> {
         Some(site.map_or(Subject::Nobody, Subject::Choice))
     }
 
+    /// The region whose name this is.
+    pub(crate) fn region(&self, name: &Name) -> Option<String> {
+        let found = find(self.view, name)?;
+        let label = || name.iter().next().map(|label| String::from_utf8_lossy(label).to_ascii_lowercase());
+        matches!(found.built, Built::Region).then(label)?
+    }
+
     /// Gives every name that exists, in wire form with small letters, and some more than once: with a
     /// site where its A and AAAA records are what the map tells of that site, with the TTL of
     /// [`Options::ttl`], and nothing beside them. A wildcard is given with its asterisk and without a

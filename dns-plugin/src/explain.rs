@@ -81,7 +81,12 @@ pub fn explain(
     let by = if resolver.is_some() { client_prefix(client).addr() } else { client };
     let answered = |by: IpAddr, subnet: bool| answered(view, &whole, kind, by, subnet);
     let site = site(view, &whole, kind);
-    let why = site.and_then(|site| view.generation.why(by, &site));
+    let region = Answerer::new(view).region(&whole);
+    let why = match (site, region) {
+        (Some(site), _) => view.generation.why(by, &site),
+        (None, Some(region)) => view.generation.why_region(by, &region),
+        (None, None) => None,
+    };
     Ok(Explanation {
         dns: answered(by, resolver.is_some()),
         without_subnet: resolver.map(|resolver| answered(resolver.to_canonical(), false)),

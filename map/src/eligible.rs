@@ -20,6 +20,7 @@
 use crate::inputs::{Health, Hosting, Inputs, MemberInput, SiteInput};
 use godwit_core::certificate::Role;
 use godwit_core::content::VersionNumber;
+use godwit_core::name::SiteName;
 use serde::Serialize;
 
 /// A member that tells this load is full: its clients spill over to the next. It says so itself until
@@ -88,13 +89,46 @@ pub(crate) struct Eligible {
     pub(crate) spared: Vec<u32>,
 }
 
-/// The first rule that a member breaks for a site; `full` as [`is_full`] says.
-pub(crate) fn exclusion(member: &MemberInput, site: &SiteInput, full: bool) -> Option<Exclusion> {
-    exclusion_by(member, site, full, true)
+impl Eligible {
+    /// Nobody at all.
+    pub(crate) fn nobody() -> Eligible {
+        Eligible { tier: Tier::Empty, members: Vec::new(), spared: Vec::new() }
+    }
+}
+
+/// What members are held against: a site, or a name that is no site's, for which only checks of
+/// everything count.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) site: Option<&'a SiteName>,
+    pub(crate) number: VersionNumber,
+    pub(crate) hosting: &'a Hosting,
+}
+
+impl<'a> From<&'a SiteInput> for Wanted<'a> {
+    fn from(input: &'a SiteInput) -> Wanted<'a> {
+        Wanted { site: Some(&input.site), number: input.number, hosting: &input.hosting }
+    }
+}
+
+impl Wanted<'_> {
+    /// Whether it is to be closed rather than answered wrongly.
+    fn closes(&self, inputs: &Inputs) -> bool {
+        self.site.is_some_and(|site| inputs.closed.binary_search(site).is_ok())
+    }
+}
+
+/// The first rule that a member breaks; `full` as [`is_full`] says.
+pub(crate) fn exclusion<'a>(
+    member: &MemberInput,
+    wanted: impl Into<Wanted<'a>>,
+    full: bool,
+) -> Option<Exclusion> {
+    exclusion_by(member, wanted.into(), full, true)
 }
 
 /// The same, with or without what monitors say.
-fn exclusion_by(member: &MemberInput, site: &SiteInput, full: bool, monitors: bool) -> Option<Exclusion> {
+fn exclusion_by(member: &MemberInput, site: Wanted<'_>, full: bool, monitors: bool) -> Option<Exclusion> {
     let held = held(member, site);
     let rules = [
         (member.certified, Exclusion::Uncertified),
@@ -105,7 +139,7 @@ fn exclusion_by(member: &MemberInput, site: &SiteInput, full: bool, monitors: bo
         (!monitors || member.state != Health::Unreachable, Exclusion::Unreachable),
         (member.state != Health::Unknown, Exclusion::Unheard),
         (member.ready, Exclusion::NotReady),
-        (!monitors || member.failing(&site.site, false).is_none(), Exclusion::Failing),
+        (!monitors || member.failing(site.site, false).is_none(), Exclusion::Failing),
         (held.is_some(), Exclusion::NotHeld),
         (held == Some(site.number), Exclusion::Stale),
         (!member.draining, Exclusion::Draining),
@@ -115,15 +149,15 @@ fn exclusion_by(member: &MemberInput, site: &SiteInput, full: bool, monitors: bo
 }
 
 /// The version that a member has of a site: of a service everybody has the current one.
-fn held(member: &MemberInput, site: &SiteInput) -> Option<VersionNumber> {
-    match &site.hosting {
-        Hosting::Content => member.holds(site.site.as_str()),
+fn held(member: &MemberInput, site: Wanted<'_>) -> Option<VersionNumber> {
+    match site.hosting {
+        Hosting::Content => member.holds(site.site?.as_str()),
         Hosting::Service(_) => Some(site.number),
     }
 }
 
-fn runs(member: &MemberInput, site: &SiteInput) -> bool {
-    match &site.hosting {
+fn runs(member: &MemberInput, site: Wanted<'_>) -> bool {
+    match site.hosting {
         Hosting::Content => true,
         Hosting::Service(service) => service.runs_on(member),
     }
@@ -136,7 +170,7 @@ pub(crate) fn is_full(member: &MemberInput) -> bool {
 
 /// Those that monitors object to beyond their budget, ascending: with them the others' objections
 /// still leave half.
-fn spared(inputs: &Inputs, site: &SiteInput, full: &[bool]) -> Vec<u32> {
+fn spared(inputs: &Inputs, site: Wanted<'_>, full: &[bool]) -> Vec<u32> {
     let full = |index: u32| full.get(index as usize).copied().unwrap_or(false);
     let without_monitors = |(index, member): &(u32, &MemberInput)| {
         matches!(exclusion_by(member, site, full(*index), false), None | Some(Exclusion::Full))
@@ -149,7 +183,7 @@ fn spared(inputs: &Inputs, site: &SiteInput, full: &[bool]) -> Vec<u32> {
         _ => None,
     };
     let mut objected: Vec<(u8, u32)> = serving.iter().filter_map(evidence).collect();
-    if objected.len() == serving.len() || inputs.closed.binary_search(&site.site).is_ok() {
+    if objected.len() == serving.len() || site.closes(inputs) {
         return Vec::new();
     }
     objected.sort_unstable();
@@ -158,8 +192,9 @@ fn spared(inputs: &Inputs, site: &SiteInput, full: &[bool]) -> Vec<u32> {
     spared
 }
 
-/// Who may serve `site`; `full[i]` tells whether member `i` is full.
-pub(crate) fn eligible(inputs: &Inputs, site: &SiteInput, full: &[bool]) -> Eligible {
+/// Who may serve what is wanted; `full[i]` tells whether member `i` is full.
+pub(crate) fn eligible<'a>(inputs: &Inputs, wanted: impl Into<Wanted<'a>>, full: &[bool]) -> Eligible {
+    let site = wanted.into();
     let spared = spared(inputs, site, full);
     let nodes: Vec<Node> = inputs
         .members
@@ -200,18 +235,18 @@ pub(crate) fn eligible(inputs: &Inputs, site: &SiteInput, full: &[bool]) -> Elig
         .or_else(|| pick(Tier::Unheld, &|node| node.reached))
         .or_else(|| pick(Tier::Static, &|node| node.held.is_some() && node.held == newest_known))
         .or_else(|| pick(Tier::Static, &|_| true))
-        .unwrap_or(Eligible { tier: Tier::Empty, members: Vec::new(), spared: Vec::new() })
+        .unwrap_or_else(Eligible::nobody)
 }
 
 /// Whether the site is one that is closed when every member that is there fails its checks. Of
 /// members that are away nothing is known; with nobody there at all, the site is closed too.
-fn is_closed(inputs: &Inputs, site: &SiteInput, nodes: &[Node]) -> bool {
+fn is_closed(inputs: &Inputs, site: Wanted<'_>, nodes: &[Node]) -> bool {
     let serves = |node: &Node| {
         node.exclusion != Some(Exclusion::Unreachable)
             && node.exclusion != Some(Exclusion::NotReady)
-            && inputs.members[node.index as usize].failing(&site.site, true).is_none()
+            && inputs.members[node.index as usize].failing(site.site, true).is_none()
     };
-    inputs.closed.binary_search(&site.site).is_ok() && !nodes.is_empty() && !nodes.iter().any(serves)
+    site.closes(inputs) && !nodes.is_empty() && !nodes.iter().any(serves)
 }
 
 struct Node {

@@ -3,11 +3,11 @@
 use crate::asked::Asked;
 use crate::decisions::{Because, Decisions};
 use crate::division::Division;
-use crate::eligible::{Eligible, Exclusion, Tier, eligible, exclusion, is_full};
+use crate::eligible::{Eligible, Exclusion, Tier, Wanted, eligible, exclusion, is_full};
 use crate::estimate::Source;
 use crate::explore;
 use crate::geo::GeoDb;
-use crate::inputs::{Health, Inputs, MemberInput, SiteInput};
+use crate::inputs::{Health, Hosting, Inputs, MemberInput, Service, SiteInput};
 use crate::observe::Measurement;
 use crate::table::{Candidate, Family, Knowledge, Locality, Picks, Table, Told, client_prefix};
 use crate::why::{self, Why};
@@ -33,7 +33,7 @@ pub struct Generation {
     decisions: Decisions,
     by_id: BTreeMap<MemberId, u32>,
     by_name: BTreeMap<MemberName, u32>,
-    by_region: BTreeMap<RegionName, Vec<u32>>,
+    by_region: BTreeMap<RegionName, Region>,
     /// Redirectors with an address, by name.
     name_servers: Vec<u32>,
     /// Whether each member counts as full.
@@ -47,6 +47,21 @@ struct Site {
     spared: Vec<u32>,
     /// Index into the generation's tables.
     table: u32,
+}
+
+/// The nodes of a region, as a name of their own.
+struct Region {
+    /// All that are certified, the oldest first.
+    nodes: Vec<u32>,
+    /// All of them, as something to serve.
+    hosting: Hosting,
+    eligible: Eligible,
+}
+
+impl Region {
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted { site: None, number: VersionNumber(0), hosting: &self.hosting }
+    }
 }
 
 /// A site of a generation. Means nothing to another generation.
@@ -233,11 +248,19 @@ impl Generation {
             (0..).zip(&self.inputs.members).filter(|(_, member)| member.certified).collect();
         // Names are unique under an authority; should two members bear one, the older has it.
         certified.sort_by_key(|(_, member)| member.serial);
+        let mut by_region: BTreeMap<RegionName, Vec<u32>> = BTreeMap::new();
         for (index, member) in certified {
             self.by_name.entry(member.name.clone()).or_insert(index);
             if member.has_role(Role::Node) {
-                self.by_region.entry(member.region.clone()).or_default().push(index);
+                by_region.entry(member.region.clone()).or_default().push(index);
             }
+        }
+        for (name, nodes) in by_region {
+            let service = Service { regions: vec![name.clone()], members: Vec::new() };
+            let mut region =
+                Region { nodes, hosting: Hosting::Service(service), eligible: Eligible::nobody() };
+            region.eligible = eligible(&self.inputs, region.wanted(), &self.full);
+            self.by_region.insert(name, region);
         }
         let serves = |member: &MemberInput| {
             member.has_role(Role::Redirector) && (member.public_v4.is_some() || member.public_v6.is_some())
@@ -352,35 +375,83 @@ impl Generation {
 
     /// The certified nodes of a region (lower case); `None` when there is no such region.
     pub fn region(&self, name: &str) -> Option<impl Iterator<Item = &MemberInput>> {
-        let members = self.by_region.get(name)?;
-        Some(members.iter().map(|index| &self.inputs.members[*index as usize]))
+        let region = self.by_region.get(name)?;
+        Some(region.nodes.iter().map(|index| &self.inputs.members[*index as usize]))
     }
 
-    /// Which nodes of a region (lower case) `client` is told of: those in reach and ready, in the
-    /// order that the map has for it, all of them in the absence of such. `None` when there is no
-    /// such region. Region names are asked for seldom, so there is no table: the order is found when
-    /// it is asked for, and where there was a choice it is promised to nobody but the client (full
-    /// scope).
+    /// Which nodes of a region (lower case) `client` is told of: those that may serve by the rules that
+    /// hold for a site (in reach, ready, not drained, checks of everything passed, with the budget of
+    /// monitors and all of them in the absence of such), in the order that the map has for it. `None`
+    /// when there is no such region. Region names are asked for seldom, so there is no table: the order
+    /// is found when it is asked for, and where there was a choice it is promised to nobody but the
+    /// client (full scope).
     pub fn region_answer(&self, client: IpAddr, name: &str) -> Option<Answer<'_>> {
-        let all = self.by_region.get(name)?;
-        let reached = |index: &u32| {
-            let member = &self.inputs.members[*index as usize];
-            matches!(member.state, Health::Alive | Health::Suspect) && member.ready && !member.draining
-        };
-        let mut members: Vec<u32> = all.iter().copied().filter(reached).collect();
-        if members.is_empty() {
-            members.clone_from(all);
-        }
-        members.sort_unstable();
+        let region = self.by_region.get(name)?;
+        let (_, _, told) = self.region_order(region, client);
+        Some(Answer { inputs: &self.inputs, told, scope: region_scope(region, client) })
+    }
+
+    fn region_order(&self, region: &Region, client: IpAddr) -> (Locality, Vec<Candidate>, Told) {
+        let members = &region.eligible.members;
         let (locality, known) = self.knowledge.locate(client);
-        let mut order = self.knowledge.order(&self.inputs, &members, locality, &known);
-        if order.iter().all(|candidate| candidate.estimate.rtt_us.is_none()) {
-            order = self.knowledge.hashed(&members, client_prefix(client));
+        let mut order = self.knowledge.order(&self.inputs, members, locality, &known);
+        let is_ruled = matches!(locality, Locality::Rule(_));
+        let mut ordered_as = locality;
+        if !is_ruled && order.iter().all(|candidate| candidate.estimate.rtt_us.is_none()) {
+            ordered_as = Locality::Unknown(client_prefix(client));
+            order = self.knowledge.hashed(members, client_prefix(client));
         }
         let told = self.told_by(&order, locality);
-        let width = if client.is_ipv4() { 32 } else { 128 };
-        let scope = if members.len() > 1 { width } else { 0 };
-        Some(Answer { inputs: &self.inputs, told, scope })
+        (ordered_as, order, told)
+    }
+
+    /// Why `client` is told what it is told of a region (lower case): every node of it, and every
+    /// reason. `None` when there is no such region, or its name cannot be a site's.
+    pub fn why_region(&self, client: IpAddr, name: &str) -> Option<Why> {
+        let (name, region) = self.by_region.get_key_value(name)?;
+        let site = SiteInput {
+            site: name.as_str().parse().ok()?,
+            number: VersionNumber(0),
+            hosting: region.hosting.clone(),
+        };
+        let (ordered_as, order, told) = self.region_order(region, client);
+        let (locality, known) = self.knowledge.locate(client);
+        let landmark = self.knowledge.estimator.landmark(&known);
+        let because = match (ordered_as, told.first()) {
+            (Locality::Rule(_), Some(_)) => Because::Rule,
+            (Locality::Unknown(_), _) | (_, None) => Because::Hash,
+            _ => Because::Nearest,
+        };
+        let mut order = order;
+        order.sort_by_key(|candidate| told.place(candidate.member).unwrap_or(usize::MAX));
+        let replicas = order.iter().map(|candidate| self.ranked(&site, candidate, told)).collect();
+        let scope = region_scope(region, client);
+        let (demand_mrps, incumbent) = self.division.asked(locality);
+        let eligible = &region.eligible;
+        let excluded = region.nodes.iter().filter(|index| !eligible.members.contains(index)).map(|index| {
+            let member = &self.inputs.members[*index as usize];
+            (member, exclusion(member, region.wanted(), self.full[*index as usize]))
+        });
+        let excluded = excluded.collect();
+        Some(why::explain(why::Facts {
+            generation: self,
+            site: &site,
+            region: Some(name),
+            client,
+            locality: ordered_as,
+            place: self.knowledge.geo.lookup(client),
+            landmark: landmark.map(|landmark| self.inputs.members[landmark as usize].name.clone()),
+            because,
+            explored: false,
+            demand_mrps,
+            incumbent: incumbent.map(|member| self.inputs.members[member as usize].name.clone()),
+            observed: !known.observed.is_empty(),
+            probed: known.observed.values().all(|measured| measured.probed),
+            spared: &eligible.spared,
+            rule: self.knowledge.geo.rule(client),
+            excluded,
+            ranking: Ranking { tier: eligible.tier, replicas, scope },
+        }))
     }
 
     /// The certified redirectors with an address, by name: the zone's name servers.
@@ -459,7 +530,7 @@ impl Generation {
         let (_, mut order) = self.order(site, client);
         let place = |member: u32| told.place(member).unwrap_or(usize::MAX);
         order.sort_by_key(|candidate| place(candidate.member));
-        let replicas = order.iter().map(|candidate| self.ranked(site, candidate, told)).collect();
+        let replicas = order.iter().map(|candidate| self.ranked(&site.input, candidate, told)).collect();
         Some(Ranking { tier: site.tier, replicas, scope })
     }
 
@@ -474,7 +545,7 @@ impl Generation {
         (locality, order)
     }
 
-    fn ranked(&self, site: &Site, candidate: &Candidate, told: Told) -> Ranked {
+    fn ranked(&self, site: &SiteInput, candidate: &Candidate, told: Told) -> Ranked {
         let member = &self.inputs.members[candidate.member as usize];
         Ranked {
             member: member.id,
@@ -483,7 +554,7 @@ impl Generation {
             v4: member.public_v4,
             v6: member.public_v6,
             http_port: member.http_port,
-            held: member.holds(site.input.site.as_str()),
+            held: member.holds(site.site.as_str()),
             rtt_estimate_us: candidate.estimate.rtt_us,
             source: candidate.estimate.source,
             measured: candidate.estimate.measured.map(Measurement::from),
@@ -521,6 +592,7 @@ impl Generation {
         Some(why::explain(why::Facts {
             generation: self,
             site: &site.input,
+            region: None,
             client,
             locality,
             place: self.knowledge.geo.lookup(client),
@@ -603,6 +675,15 @@ impl Generation {
             tables: self.tables.len(),
             runs: self.tables.iter().map(Table::runs).sum(),
         }
+    }
+}
+
+/// For whom an order that was found for one client holds.
+fn region_scope(region: &Region, client: IpAddr) -> u8 {
+    match (region.eligible.members.len() > 1, client) {
+        (false, _) => 0,
+        (true, IpAddr::V4(_)) => 32,
+        (true, IpAddr::V6(_)) => 128,
     }
 }
 

@@ -147,11 +147,12 @@ impl MemberInput {
         self.roles.contains(&role)
     }
 
-    /// The check that says that it does not serve `site`; with `doubted`, also one of which that is
-    /// doubted ([`Agreed::Doubted`]).
-    pub fn failing(&self, site: &SiteName, doubted: bool) -> Option<&CheckInput> {
+    /// The check that says that it does not serve `site`, or anything at all where that is no site's
+    /// name; with `doubted`, also one of which that is doubted ([`Agreed::Doubted`]).
+    pub fn failing(&self, site: Option<&SiteName>, doubted: bool) -> Option<&CheckInput> {
         let fails = |state| state == Agreed::Down || doubted && state == Agreed::Doubted;
-        self.checks.iter().find(|check| fails(check.state) && check.covers(site))
+        let covers = |check: &CheckInput| site.map_or(check.sites.is_empty(), |site| check.covers(site));
+        self.checks.iter().find(|check| fails(check.state) && covers(check))
     }
 
     /// The version of `site` that it holds, given that `held` is sorted, as a generation keeps it:

@@ -25,8 +25,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub struct Why {
     /// The zone.
     pub zone: ZoneName,
-    /// The site that was asked for.
+    /// The site that was asked for; of a region's name the region.
     pub site: SiteName,
+    /// The region, where its name was asked for and not a site's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<RegionName>,
     /// Its current version.
     pub current: VersionNumber,
     /// The client.
@@ -164,6 +167,7 @@ pub struct Fresh {
 pub(crate) struct Facts<'a> {
     pub(crate) generation: &'a Generation,
     pub(crate) site: &'a SiteInput,
+    pub(crate) region: Option<&'a RegionName>,
     pub(crate) client: IpAddr,
     pub(crate) locality: Locality,
     pub(crate) place: Option<(IpNet, Coordinates)>,
@@ -184,9 +188,22 @@ pub(crate) struct Facts<'a> {
 
 pub(crate) fn explain(facts: Facts<'_>) -> Why {
     let Facts {
-        generation, site, client, locality, place, rule, landmark, excluded, ranking, spared, ..
+        generation,
+        site,
+        region,
+        client,
+        locality,
+        place,
+        rule,
+        landmark,
+        excluded,
+        ranking,
+        spared,
+        ..
     } = facts;
     let division = generation.division();
+    // For a region's name only checks of everything count.
+    let covers = |check: &&CheckInput| region.map_or(check.covers(&site.site), |_| check.sites.is_empty());
     let reasons = |member: &MemberInput| Reasons {
         rank: None,
         told: false,
@@ -202,7 +219,7 @@ pub(crate) fn explain(facts: Facts<'_>) -> Why {
         distance_km: None,
         health: member.state,
         ready: member.ready,
-        checks: member.checks.iter().filter(|check| check.covers(&site.site)).cloned().collect(),
+        checks: member.checks.iter().filter(|check| covers(check)).cloned().collect(),
         draining: member.draining,
         load_permille: member.load_permille,
         capacity_rps: member.capacity.rps,
@@ -240,6 +257,7 @@ pub(crate) fn explain(facts: Facts<'_>) -> Why {
     Why {
         zone: generation.zone().clone(),
         site: site.site.clone(),
+        region: region.cloned(),
         current: site.number,
         client,
         generation: generation.number(),

@@ -6,6 +6,7 @@ mod choice;
 mod explore;
 mod export;
 mod geo;
+mod region;
 mod resolver;
 mod rules;
 mod scope;
