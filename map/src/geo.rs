@@ -17,8 +17,9 @@ use crate::mmdb;
 use crate::range::{Bits, Ranges};
 use crate::rules::{Rule, RuleId, Rules, RulesError};
 use godwit_core::geo::Coordinates;
+use godwit_core::name::RegionName;
 use ipnet::IpNet;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
@@ -35,6 +36,7 @@ struct Data {
     places: Vec<Place>,
     rules: Vec<Rule>,
     default: Option<RuleId>,
+    at_most: BTreeMap<RegionName, usize>,
     v4: Ranges<u32, PlaceId>,
     v6: Ranges<u128, PlaceId>,
 }
@@ -89,7 +91,8 @@ impl GeoDb {
         let bytes = path.filter(|_| rules.need_geoip()).map(read_file).transpose()?;
         caught(move || {
             let (list, default) = (rules.rules().to_vec(), rules.default_rule());
-            let mut builder = Builder { rules: list, default, ..Builder::default() };
+            let at_most = rules.at_most().clone();
+            let mut builder = Builder { rules: list, default, at_most, ..Builder::default() };
             let numbers: Vec<PlaceId> = (0..builder.rules.len() as u32)
                 .map(|number| builder.add_place(Place::Rule(RuleId(number))))
                 .collect();
@@ -194,6 +197,11 @@ impl GeoDb {
         self.numbered(self.0.default?)
     }
 
+    /// How many addresses of a region clients under a rule are told at most, where that is said.
+    pub(crate) fn at_most(&self) -> &BTreeMap<RegionName, usize> {
+        &self.0.at_most
+    }
+
     pub(crate) fn v4(&self) -> &Ranges<u32, PlaceId> {
         &self.0.v4
     }
@@ -274,6 +282,7 @@ pub(crate) struct Builder {
     numbers: HashMap<Coordinates, PlaceId>,
     rules: Vec<Rule>,
     default: Option<RuleId>,
+    at_most: BTreeMap<RegionName, usize>,
     v4: Ranges<u32, PlaceId>,
     v6: Ranges<u128, PlaceId>,
 }
@@ -282,7 +291,8 @@ impl Default for Builder {
     fn default() -> Builder {
         let (v4, v6) = (Ranges::builder(PlaceId::NONE), Ranges::builder(PlaceId::NONE));
         let (places, rules) = (Vec::new(), Vec::new());
-        Builder { places, numbers: HashMap::new(), rules, default: None, v4, v6 }
+        let at_most = BTreeMap::new();
+        Builder { places, numbers: HashMap::new(), rules, default: None, at_most, v4, v6 }
     }
 }
 
@@ -324,10 +334,10 @@ impl Builder {
     }
 
     fn finish(self) -> GeoDb {
-        let Builder { places, rules, default, mut v4, mut v6, .. } = self;
+        let Builder { places, rules, default, at_most, mut v4, mut v6, .. } = self;
         v4.shrink();
         v6.shrink();
-        GeoDb(Arc::new(Data { places, rules, default, v4, v6 }))
+        GeoDb(Arc::new(Data { places, rules, default, at_most, v4, v6 }))
     }
 }
 

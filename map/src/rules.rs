@@ -13,12 +13,13 @@
 //! A list is complete only with what follows it: when no replica is left in the regions of a rule,
 //! those of the default follow, and then all others, so that an answer is never empty while
 //! anybody can serve. All addresses of the region that is chosen are told together, in the order of
-//! the members' names, at most [`TOLD_MAX`] of each family.
+//! the members' names, at most [`TOLD_MAX`] of each family; or of a region of which fewer are to be told
+//! ([`Rules::tell_at_most`]) so many, and clients are divided among them by their weights.
 
 use crate::geo::PlaceId;
 use crate::inputs::Inputs;
 use crate::range::{Bits, Ranges};
-use crate::table::{Family, Picks, Told};
+use crate::table::Family;
 use godwit_core::name::RegionName;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -75,6 +76,7 @@ pub struct Rules {
     v6: Vec<Prefix<u128>>,
     default: Option<RuleId>,
     geography: bool,
+    at_most: BTreeMap<RegionName, usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,6 +130,16 @@ impl Rules {
     pub fn send_others(&mut self, regions: Vec<RegionName>) -> Result<(), RulesError> {
         self.default = Some(self.number(Rule { held_for: For::Default, regions })?);
         Ok(())
+    }
+
+    /// Tells clients of at most so many addresses of a region, in each family: which ones, their hash
+    /// decides, by the weights of the members ([`godwit_core::demand::Capacity::weight_percent`]).
+    pub fn tell_at_most(&mut self, region: RegionName, count: usize) {
+        self.at_most.insert(region, count.max(1));
+    }
+
+    pub(crate) fn at_most(&self) -> &BTreeMap<RegionName, usize> {
+        &self.at_most
     }
 
     /// Whether clients without a rule, but with a place in the GeoIP database, go where it is near.
@@ -266,19 +278,46 @@ pub(crate) fn order(
     order
 }
 
-/// What clients under a rule are told: for each family all members of the first region that has any.
-pub(crate) fn tell(inputs: &Inputs, order: &[(usize, u32)]) -> Told {
-    let family = |family: Family| {
+/// Members, the first one first, and the weight of the clients that are told of them.
+pub(crate) type Share = (Vec<u32>, u32);
+
+/// What clients under a rule are told, in each family: all members of the first region that has any, as
+/// one share; or, where fewer are told, a share for each member, with those after it.
+pub(crate) fn tell(
+    inputs: &Inputs,
+    order: &[(usize, u32)],
+    at_most: &BTreeMap<RegionName, usize>,
+) -> [Vec<Share>; 2] {
+    [Family::V4, Family::V6].map(|family| {
         let mut serving = order.iter().filter(|(_, member)| family.serves(inputs, *member)).peekable();
-        let mut picks = Picks::default();
-        let Some((_, first)) = serving.peek().copied() else { return picks };
+        let Some((_, first)) = serving.peek().copied() else { return Vec::new() };
         let region = &inputs.members[*first as usize].region;
-        serving
+        let all: Vec<u32> = serving
             .take_while(|(_, member)| inputs.members[*member as usize].region == *region)
-            .for_each(|(_, member)| picks.push(*member));
-        picks
+            .map(|(_, member)| *member)
+            .collect();
+        match at_most.get(region) {
+            Some(count) if *count < all.len() => shares(inputs, &all, *count),
+            _ => vec![(all, 1)],
+        }
+    })
+}
+
+/// A share for each of `all`, by weight, that is told of it and of those after it, `count` together.
+fn shares(inputs: &Inputs, all: &[u32], count: usize) -> Vec<Share> {
+    let weight = |member: u32| u32::from(inputs.members[member as usize].capacity.weight_percent());
+    let largest = all.iter().fold(0, |divisor, member| common(divisor, weight(*member)));
+    let share = |(at, member): (usize, &u32)| {
+        let told = all.iter().cycle().skip(at).take(count).copied().collect();
+        // In small numbers: with none above 0 all weigh the same.
+        (told, weight(*member).checked_div(largest).unwrap_or(1))
     };
-    Told { v4: family(Family::V4), v6: family(Family::V6) }
+    all.iter().enumerate().map(share).filter(|(_, weight)| *weight > 0).collect()
+}
+
+/// The greatest common divisor.
+fn common(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { common(b, a % b) }
 }
 
 impl fmt::Display for Rule {

@@ -146,6 +146,13 @@ impl Picks {
         picks
     }
 
+    /// All of these, as far as there is room.
+    pub(crate) fn listed(members: &[u32]) -> Picks {
+        let mut picks = Picks::default();
+        members.iter().for_each(|member| picks.push(*member));
+        picks
+    }
+
     fn first(&self) -> Option<u32> {
         self.iter().next()
     }
@@ -482,9 +489,19 @@ impl Compiler<'_> {
 
     /// The value of a run whose clients are divided among these, in each family.
     fn divided(&mut self, v4: &[(Vec<u32>, u32)], v6: &[(Vec<u32>, u32)]) -> u32 {
+        self.divided_as(v4, v6, Picks::equals)
+    }
+
+    /// The same, with what `told` makes of the members of a share.
+    fn divided_as(
+        &mut self,
+        v4: &[(Vec<u32>, u32)],
+        v6: &[(Vec<u32>, u32)],
+        told: fn(&[u32]) -> Picks,
+    ) -> u32 {
         let picks = |shares: &[(Vec<u32>, u32)], first: Option<u32>| {
             let share = shares.iter().find(|(picks, _)| first.is_some() && picks.first().copied() == first);
-            share.map(|(members, _)| Picks::equals(members)).unwrap_or_default()
+            share.map(|(members, _)| told(members)).unwrap_or_default()
         };
         let firsts = |shares: &[(Vec<u32>, u32)]| -> Weighted {
             shares.iter().filter_map(|(picks, weight)| Some((*picks.first()?, *weight))).collect()
@@ -507,7 +524,8 @@ impl Compiler<'_> {
     /// The answer under a rule, whatever it was before: what is listed needs no steadying.
     fn rule(&mut self, rule: RuleId) -> u32 {
         let order = self.knowledge.ruled(self.inputs, &self.members, Locality::Rule(rule));
-        self.number(rules::tell(self.inputs, &order))
+        let [v4, v6] = rules::tell(self.inputs, &order, self.knowledge.geo.at_most());
+        self.divided_as(&v4, &v6, Picks::listed)
     }
 
     /// All members, each with its part of the clients. With one there is nothing to choose, and its

@@ -239,3 +239,36 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn fewer_addresses_than_there_are_are_told_by_weight() {
+    let mut inputs = service();
+    for (member, weight) in inputs.members.iter_mut().zip([300, 100, 100, 0]) {
+        member.region = "paris".parse().unwrap();
+        member.capacity.weight_percent = Some(weight);
+    }
+    let mut rules = rules(&[], &["paris"]);
+    rules.tell_at_most("paris".parse().unwrap(), 1);
+    let map = generation(&inputs, rules.clone());
+    let mut counts = std::collections::BTreeMap::<String, u32>::new();
+    for client in 0..4000u32 {
+        let client = IpAddr::from(Ipv4Addr::from(client << 8 | 0x0a00_0000));
+        let answer = map.answer(client, "www").unwrap();
+        let told: Vec<_> = answer.v4().map(|(member, _)| member.name.to_string()).collect();
+        assert_eq!((told.len(), answer.scope), (1, 24));
+        assert_eq!(answer.v6().count(), 1);
+        *counts.entry(told[0].clone()).or_default() += 1;
+    }
+    let near = |name: &str, share: u32| counts.get(name).is_some_and(|count| count.abs_diff(share) < 200);
+    assert!(near("node-paris", 2400) && near("node-tokyo", 800) && near("node-sydney", 800), "{counts:?}");
+    assert_eq!(counts.len(), 3, "what weighs nothing is told to nobody: {counts:?}");
+    // One more than asked for on its own: the next in the list is told too.
+    rules.tell_at_most("paris".parse().unwrap(), 2);
+    let map = generation(&inputs, rules.clone());
+    assert_eq!(map.answer([10, 0, 0, 1].into(), "www").unwrap().v4().count(), 2);
+    // As many as there are: all, for everybody, whatever they weigh.
+    rules.tell_at_most("paris".parse().unwrap(), 8);
+    let answer = generation(&inputs, rules);
+    let answer = answer.answer([10, 0, 0, 1].into(), "www").unwrap();
+    assert_eq!((answer.v4().count(), answer.scope), (4, 0));
+}

@@ -22,7 +22,7 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 /// The longest zone file, bytes. Long lists of names and prefixes go into files of their own.
-const FILE_LEN_MAX: u64 = 16 * 1024 * 1024;
+pub(crate) const FILE_LEN_MAX: u64 = 16 * 1024 * 1024;
 
 /// A zone's file.
 #[derive(Deserialize)]
@@ -84,6 +84,13 @@ pub(crate) struct Region {
     /// Its addresses, IPv4 and IPv6, at most eight of each.
     #[serde(default)]
     pub(crate) addresses: Vec<Spanned<IpAddr>>,
+    /// How many of them a client is told, in each family. Not set: all.
+    pub(crate) answers: Option<Spanned<usize>>,
+    /// Weights of its addresses; the others weigh 1.
+    #[serde(default)]
+    pub(crate) weights: BTreeMap<Spanned<String>, Spanned<u16>>,
+    /// A weight for all of them together. Not set: 1.
+    pub(crate) weight: Option<Spanned<u16>>,
 }
 
 /// A name server of the zone.

@@ -25,6 +25,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
+/// The largest weight of an address, and of a region: their product fits a member's.
+const WEIGHT_MAX: u16 = 100;
+
 /// A zone's file, checked.
 pub struct Plan {
     path: PathBuf,
@@ -54,15 +57,20 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Where the redirector that serves the zone of this file listens. Reads the file alone, not what
-    /// it names.
+    /// Where the redirector that serves the zone of this file listens. Reads of the file only that, so
+    /// that one that has become wrong otherwise does not keep anybody from asking who serves the zone as
+    /// it was.
     pub fn find(path: &Path) -> Result<ControlSocket, Problem> {
-        let (file, _) = file::read::<File>(path)?;
-        Ok(ControlSocket::of(path, &file.admin))
+        let text = file::read_text(path, file::FILE_LEN_MAX)?;
+        let socket = toml::from_str::<toml::Table>(&text).ok().and_then(|table| {
+            let socket = table.get("admin")?.get("socket")?;
+            socket.as_str().map(PathBuf::from)
+        });
+        Ok(ControlSocket::of(path, socket.as_deref()))
     }
 
-    fn of(path: &Path, admin: &file::Admin) -> ControlSocket {
-        match &admin.socket {
+    fn of(path: &Path, socket: Option<&Path>) -> ControlSocket {
+        match socket {
             Some(socket) => ControlSocket { path: beside(path, socket), named: true },
             None => ControlSocket { path: path.with_extension("sock"), named: false },
         }
@@ -99,6 +107,7 @@ impl Plan {
             reader.members(&mut inputs.members, &file.origin, None, name, place, &region.addresses)?;
         }
         let zone = reader.services(&file, &regions, &mut inputs)?;
+        reader.weights(&file, &mut inputs)?;
         reader.name_servers(&file, &mut inputs)?;
         let rules = reader.rules(&file, &regions)?;
         let geoip = file.clients.geoip.as_ref().map(|file| reader.beside(file.get_ref()));
@@ -127,7 +136,7 @@ impl Plan {
             redirector,
             dnssec,
             metrics_listen: file.admin.metrics_listen,
-            control: ControlSocket::of(path, &file.admin),
+            control: ControlSocket::of(path, file.admin.socket.as_deref()),
             inputs,
             rules: Some(rules),
             geoip,
@@ -482,8 +491,53 @@ impl Reader<'_> {
             let listed = self.known(default, regions)?;
             rules.send_others(listed).map_err(|error| Problem::with(self.path, error))?;
         }
+        for region in &file.region {
+            let Some(answers) = &region.answers else { continue };
+            if !(1..=TOLD_MAX).contains(answers.get_ref()) {
+                return Err(self.problem(answers, format!("a client is told 1 to {TOLD_MAX} addresses")));
+            }
+            rules.tell_at_most(region.name.get_ref().clone(), *answers.get_ref());
+        }
         self.geography(file, &mut rules)?;
         Ok(rules)
+    }
+
+    /// Gives addresses their weights, once any has one: they are beside each other, so all are in parts
+    /// of one.
+    fn weights(&self, file: &File, inputs: &mut Inputs) -> Result<(), Problem> {
+        let right = |weight: &Spanned<u16>| match (1..=WEIGHT_MAX).contains(weight.get_ref()) {
+            true => Ok(*weight.get_ref()),
+            false => Err(self.problem(weight, format!("a weight is 1 to {WEIGHT_MAX}"))),
+        };
+        if file.region.iter().all(|region| region.weights.is_empty() && region.weight.is_none()) {
+            return Ok(());
+        }
+        for region in &file.region {
+            let of_region = region.weight.as_ref().map_or(Ok(1), right)?;
+            let is_here = |member: &MemberInput| member.region == *region.name.get_ref();
+            for member in inputs.members.iter_mut().filter(|member| is_here(member)) {
+                member.capacity.weight_percent = Some(of_region);
+            }
+            for (address, weight) in &region.weights {
+                let weight = right(weight)?;
+                let ip: IpAddr = address.get_ref().parse().map_err(|error| self.problem(address, error))?;
+                let has = |member: &&mut MemberInput| {
+                    member.public_v4.map(IpAddr::V4) == Some(ip)
+                        || member.public_v6.map(IpAddr::V6) == Some(ip)
+                };
+                let mut found = false;
+                for member in inputs.members.iter_mut().filter(|member| is_here(member)).filter(has) {
+                    member.capacity.weight_percent = Some(of_region * weight);
+                    found = true;
+                }
+                if !found {
+                    return Err(
+                        self.problem(address, format!("{ip} is no address of {}", region.name.get_ref()))
+                    );
+                }
+            }
+        }
+        Ok(())
     }
 
     fn geography(&self, file: &File, rules: &mut Rules) -> Result<(), Problem> {

@@ -111,6 +111,9 @@ fn what_is_wrong_is_told_with_line_and_column() {
         &with("[state]\neu = \"gone\""),
         "6:6: unknown variant `gone`, expected one of `up`, `drain`, `down`",
     );
+    check(&with("answers = 9"), "5:11: a client is told 1 to 8 addresses");
+    check(&with("weight = 0"), "5:10: a weight is 1 to 100");
+    check(&with("weights = { \"192.0.2.9\" = 2 }"), "5:13: 192.0.2.9 is no address of eu");
     let many: Vec<String> = (1..10).map(|n| format!("\"192.0.2.{n}\"")).collect();
     let region = format!("[[region]]\nname = \"us\"\naddresses = [{}]", many.join(", "));
     check(&with(&region), "7:14: us has more than 8 IPv4 addresses, which is what fits a reply");
@@ -453,4 +456,26 @@ fn checks_that_cannot_be_made_are_pointed_at() {
     let with = |check: &str| format!("{ZONE}[[check]]\n{check}\n");
     check(&with("name = \"web\"\nkind = \"tcp\""), "22:1: web: a check of the kind tcp needs a port");
     check(&with("name = \"web\"\nkind = \"http\"\nsites = [\"mail\"]"), "22:1: there is no service mail");
+}
+
+#[tokio::test]
+async fn one_of_several_addresses_is_told_by_weight() {
+    let text = ZONE.replace(
+        "addresses = [\"192.0.2.1\", \"192.0.2.2\", \"2001:db8::1\"]",
+        "addresses = [\"192.0.2.1\", \"192.0.2.2\", \"2001:db8::1\"]\nanswers = 1\nweights = { \"192.0.2.1\" = 3 }",
+    );
+    let zone = serve(&text).await;
+    let mut first = 0;
+    for client in 0..200 {
+        let (told, scope) = zone.ask("www", RecordType::A, &format!("192.168.{client}.0/24")).await;
+        assert_eq!((told.len(), scope), (1, 24));
+        first += u32::from(told == ["192.0.2.1"]);
+    }
+    // Three quarters, within five standard deviations.
+    assert!((120..=180).contains(&first), "{first} of 200");
+    // Of two the other is told when one is drained, to everybody.
+    zone.control.set_state("192.0.2.1", State::Drain).await.unwrap();
+    zone.wait_for("www", "192.168.7.0/24", &["192.0.2.2"]).await;
+    assert_eq!(zone.ask("www", RecordType::A, "192.168.9.0/24").await.0, ["192.0.2.2"]);
+    zone.running.shutdown().await;
 }
