@@ -40,7 +40,7 @@ use godwit_store::{OpenError, Options, Store, StoreError};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -142,7 +142,8 @@ pub struct Runtime {
     dir: DataDir,
     overlay: Overlay,
     http: Vec<SocketAddr>,
-    metrics_address: Option<SocketAddr>,
+    control: Arc<Control>,
+    monitored: Mutex<Monitored>,
     generation: godwit_map::Shared,
     registry: SharedRegistry,
     commands: mpsc::Sender<Command>,
@@ -156,6 +157,15 @@ pub struct Runtime {
     tasks: TaskTracker,
     store: Store,
     _lock: Lock,
+}
+
+/// Where monitors are answered.
+struct Monitored {
+    /// As configured.
+    asked: Option<SocketAddr>,
+    /// With the real port.
+    address: Option<SocketAddr>,
+    stop: CancellationToken,
 }
 
 /// What ends first and what ends last.
@@ -408,12 +418,17 @@ impl Runtime {
         });
         let admin = bind_admin(&dir)?;
         tasks.spawn(admin::serve_unix(admin, control.clone(), clients.clone()));
-        let metrics_address = match &metrics_socket {
-            Some(socket) => addresses_of(std::slice::from_ref(socket))?.first().copied(),
-            None => None,
+        let monitored = Monitored {
+            asked: config.admin.metrics_listen,
+            address: match &metrics_socket {
+                Some(socket) => addresses_of(std::slice::from_ref(socket))?.first().copied(),
+                None => None,
+            },
+            stop: stops.serving.child_token(),
         };
         if let Some(socket) = metrics_socket {
-            tasks.spawn(admin::serve_tcp(socket, control.clone(), stops.serving.clone(), clients.clone()));
+            let stop = monitored.stop.clone();
+            tasks.spawn(admin::serve_tcp(socket, control.clone(), stop, clients.clone()));
         }
 
         let mut bootstrap = dir.bootstrap()?;
@@ -427,7 +442,8 @@ impl Runtime {
             dir,
             overlay,
             http: http_addresses,
-            metrics_address,
+            control,
+            monitored: Mutex::new(monitored),
             generation,
             registry: metrics.registry(),
             commands,
@@ -471,7 +487,31 @@ impl Runtime {
 
     /// Where it answers monitors over TCP, if it was asked to.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics_address
+        self.monitored().address
+    }
+
+    /// Answers monitors there from now on, and nowhere else. When it cannot be listened on, nothing
+    /// changes.
+    pub fn listen_metrics(&self, asked: Option<SocketAddr>) -> Result<(), StartError> {
+        let mut monitored = self.monitored();
+        if monitored.asked == asked {
+            return Ok(());
+        }
+        let stop = self.stops.serving.child_token();
+        let mut address = None;
+        if let Some(asked) = asked {
+            let socket = bind(asked, "metrics")?;
+            address = addresses_of(std::slice::from_ref(&socket))?.first().copied();
+            let serve = admin::serve_tcp(socket, self.control.clone(), stop.clone(), self.clients.clone());
+            self.tasks.spawn(serve);
+        }
+        std::mem::replace(&mut *monitored, Monitored { asked, address, stop }).stop.cancel();
+        tracing::info!(?address, "metrics");
+        Ok(())
+    }
+
+    fn monitored(&self) -> std::sync::MutexGuard<'_, Monitored> {
+        self.monitored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A client of its control endpoint.

@@ -152,8 +152,17 @@ impl Run {
                         if let Some(signing) = &signing {
                             signing.reload().context("the keys stay as they were")?;
                         }
-                        if let Some(redirector) = &mut redirector {
-                            redirector.reload(&config.redirector)?;
+                        let listen = |config: &File| match &runtime {
+                            Some(runtime) => runtime.listen_metrics(config.admin.metrics_listen),
+                            None => Ok(()),
+                        };
+                        listen(&config)?;
+                        if let Some(redirector) = &mut redirector
+                            && let Err(error) = redirector.reload(&config.redirector)
+                        {
+                            // Nothing of a configuration that cannot be is in force.
+                            listen(&current)?;
+                            return Err(error.into());
                         }
                         zone::replace(&view, &config, path.as_deref()).context("the zone stays as it was")?;
                         if let (Some(runtime), Some(_)) = (&runtime, &redirector) {
@@ -213,6 +222,7 @@ impl Run {
         }
         let as_before = File {
             log: current.log.clone(),
+            admin: current.admin.clone(),
             redirector: current.redirector.clone(),
             zone: current.zone.clone(),
             ..config.clone()
