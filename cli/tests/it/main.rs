@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod commands;
+mod elsewhere;
 mod harness;
 mod network;
 mod redirectors;
