@@ -10,6 +10,7 @@ pub mod handed;
 pub mod memory;
 pub mod namespace;
 pub mod netlink;
+pub mod offload;
 pub mod poll;
 pub mod port;
 pub mod process;

@@ -4,11 +4,13 @@
 //! with a packet socket does the same for those who may not open `/dev/net/tun`. In both the host
 //! sees an interface `wan0` without neighbours (NOARP): whatever it sends comes out here.
 //!
-//! Offloads are off: a host never hands over a packet longer than its MTU or without a checksum, so
-//! that loss and rate mean the same as on a real path.
+//! Offloads are off, so that loss and rate mean the same as on a real path, but for one: a TUN device
+//! hands over trains of UDP datagrams uncut, with checksums left to the receiving host, where the
+//! kernel can (Linux 6.2). See [`crate::offload`].
 
 use crate::namespace::{NetworkNamespace, check};
 use crate::netlink::{LinkSettings, Netlink, interface_index};
+use crate::offload::{HEADER_LEN, Offload, TRAIN_LEN_MAX, Train};
 use crate::ring::Ring;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -32,26 +34,35 @@ pub struct Port(Kind);
 
 #[derive(Debug)]
 enum Kind {
-    Tun(File),
+    Tun { tun: File, with_header: bool },
     Packet { socket: OwnedFd, ring: Ring, header: [u8; ETHERNET_LEN] },
 }
 
 const ETHERNET_LEN: usize = 14;
 
+/// Room for whatever a port hands over.
+pub const BUFFER_LEN: usize = HEADER_LEN + TRAIN_LEN_MAX;
+/// So much room.
+pub type Buffer = [u8; BUFFER_LEN];
+
+/// `linux/if_tun.h`.
+const TUN_F_CSUM: libc::c_uint = 0x01;
+const TUN_F_USO4: libc::c_uint = 0x20;
+const TUN_F_USO6: libc::c_uint = 0x40;
+
 impl Port {
     /// Makes a TUN interface with these addresses in the calling thread's namespace. IPv6 is left
     /// out where the kernel has none; the answer tells.
     pub fn tun(addresses: &[IpAddr]) -> io::Result<(Port, Ipv6)> {
-        let tun =
-            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
-        let mut request = interface_request(INTERFACE);
-        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
-        // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is.
-        check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &mut request) })?;
+        let (tun, with_header) = match open_tun(libc::IFF_VNET_HDR) {
+            Ok(tun) if take_trains(&tun).is_ok() => (tun, true),
+            // The interface goes with its descriptor, and its name is free again.
+            _ => (open_tun(0)?, false),
+        };
         let settings =
             LinkSettings { mtu: Some(MTU as u32), queue_len: Some(QUEUE_LEN), ..LinkSettings::default() };
         let ipv6 = configure(addresses, settings)?;
-        Ok((Port(Kind::Tun(tun)), ipv6))
+        Ok((Port(Kind::Tun { tun, with_header }), ipv6))
     }
 
     /// Makes a veth pair between the calling thread's namespace and `host`, with these addresses in
@@ -87,12 +98,16 @@ impl Port {
         Ok((Port(Kind::Packet { socket, ring, header }), ipv6))
     }
 
-    /// Hands the next packet that the host sent to `take`. `false` when there is none.
-    pub fn receive(&mut self, buffer: &mut [u8; 2048], take: impl FnOnce(&[u8])) -> io::Result<bool> {
+    /// Hands the next packet or train that the host sent to `take`. `false` when there is none.
+    pub fn receive(&mut self, buffer: &mut Buffer, take: impl FnOnce(Train<'_>)) -> io::Result<bool> {
         match &mut self.0 {
-            Kind::Tun(tun) => match tun.read(buffer) {
+            Kind::Tun { tun, with_header } => match tun.read(buffer) {
                 Ok(len) => {
-                    take(&buffer[..len]);
+                    take(match (*with_header, buffer[..len].split_first_chunk()) {
+                        (true, Some((header, packet))) => Train { packet, offload: Offload::decode(header) },
+                        (true, None) => Train::single(&[]),
+                        (false, _) => Train::single(&buffer[..len]),
+                    });
                     Ok(true)
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
@@ -100,17 +115,19 @@ impl Port {
             },
             Kind::Packet { ring, .. } => Ok(ring.receive(|frame| {
                 if let Some(packet) = frame.get(ETHERNET_LEN..) {
-                    take(packet);
+                    take(Train::single(packet));
                 }
             })),
         }
     }
 
-    /// Hands `packet` to the host. A host that cannot take it loses it, as on a real path; the
-    /// error tells.
-    pub fn send(&mut self, packet: &[u8]) -> io::Result<()> {
+    /// Hands `train` to the host, as it came out of a port of the same kind. A host that cannot
+    /// take it loses it, as on a real path; the error tells.
+    pub fn send(&mut self, train: Train<'_>) -> io::Result<()> {
+        let packet = train.packet;
         match &mut self.0 {
-            Kind::Tun(tun) => tun.write(packet).map(drop),
+            Kind::Tun { tun, with_header: true } => send_frame(tun.as_fd(), &train.offload.encode(), packet),
+            Kind::Tun { tun, with_header: false } => tun.write(packet).map(drop),
             Kind::Packet { socket, header, .. } => {
                 let kind = if packet.first().is_some_and(|byte| byte >> 4 == 6) {
                     [0x86, 0xdd]
@@ -127,7 +144,7 @@ impl Port {
 impl AsFd for Port {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.0 {
-            Kind::Tun(tun) => tun.as_fd(),
+            Kind::Tun { tun, .. } => tun.as_fd(),
             Kind::Packet { socket, .. } => socket.as_fd(),
         }
     }
@@ -140,6 +157,23 @@ pub enum Ipv6 {
     Present,
     /// The kernel has no IPv6, or it is switched off.
     Absent,
+}
+
+fn open_tun(flags: libc::c_int) -> io::Result<File> {
+    let tun =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+    let mut request = interface_request(INTERFACE);
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | flags) as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &mut request) })?;
+    Ok(tun)
+}
+
+/// Lets the host hand over trains of UDP datagrams, and nothing else uncut.
+fn take_trains(tun: &File) -> io::Result<()> {
+    let offloads = libc::c_ulong::from(TUN_F_CSUM | TUN_F_USO4 | TUN_F_USO6);
+    // SAFETY: TUNSETOFFLOAD takes a plain number.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD, offloads) }).map(drop)
 }
 
 /// Brings up `lo` and [`INTERFACE`] in the calling thread's namespace.

@@ -3,8 +3,9 @@
 use super::pcap::Capture;
 use super::{LinkChange, Report, Switch};
 use anyhow::Context;
+use godwit_net::offload::Train;
 use godwit_net::poll::{Doorbell, Poll, Timer, monotonic};
-use godwit_net::port::Port;
+use godwit_net::port::{BUFFER_LEN, Buffer, Port};
 use godwit_net::process;
 use std::io;
 use std::os::fd::AsFd;
@@ -65,7 +66,16 @@ impl Fabric {
         };
         let (orders, inbox) = channel();
         let handle = FabricHandle { orders, doorbell: doorbell.clone() };
-        let engine = Engine { switch, ports, timer, doorbell, inbox, capture, real_time: false };
+        let engine = Engine {
+            switch,
+            ports,
+            timer,
+            doorbell,
+            inbox,
+            capture,
+            buffer: Box::new([0; BUFFER_LEN]),
+            real_time: false,
+        };
         let thread = std::thread::Builder::new().name("fabric".into()).spawn(move || engine.run(poll))?;
         Ok(Fabric { handle, thread: Some(thread) })
     }
@@ -112,6 +122,7 @@ struct Engine {
     doorbell: Arc<Doorbell>,
     inbox: Receiver<Order>,
     capture: Option<Capture>,
+    buffer: Box<Buffer>,
     real_time: bool,
 }
 
@@ -167,13 +178,12 @@ impl Engine {
 
     /// Reads what a host sent.
     fn collect(&mut self, from: u16) {
-        let Engine { switch, ports, .. } = self;
+        let Engine { switch, ports, buffer, .. } = self;
         let Some(port) = ports.get_mut(usize::from(from)) else { return };
-        let mut buffer = [0; 2048];
         let now = monotonic();
         for _ in 0..BATCH {
             // An interface that is gone reads as an error for ever; there is nobody to tell.
-            if !port.receive(&mut buffer, |packet| switch.accept(now, from, packet)).unwrap_or(false) {
+            if !port.receive(buffer, |train| switch.accept(now, from, train)).unwrap_or(false) {
                 return;
             }
         }
@@ -187,11 +197,11 @@ impl Engine {
             let now = monotonic();
             let more = switch.depart(now, |departure| {
                 if let Some(open) = capture
-                    && open.add(now, departure.packet).is_err()
+                    && open.add(now, departure.train).is_err()
                 {
                     *capture = None;
                 }
-                send(&mut ports[usize::from(departure.to)], departure.packet)
+                send(&mut ports[usize::from(departure.to)], departure.train)
             });
             if !more {
                 return;
@@ -222,8 +232,8 @@ impl Engine {
 
 /// Whether the host took the packet. A packet that its interface refuses (too long, or down) was
 /// carried, and is the host's to lose.
-fn send(port: &mut Port, packet: &[u8]) -> bool {
-    match port.send(packet) {
+fn send(port: &mut Port, train: Train<'_>) -> bool {
+    match port.send(train) {
         Ok(()) => true,
         Err(error) => {
             !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory)

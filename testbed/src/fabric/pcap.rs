@@ -1,6 +1,8 @@
 //! What passed the fabric, in the classic pcap format that every analyser reads: bare IP packets
-//! (LINKTYPE_RAW) with nanoseconds, each at the moment it was handed over.
+//! (LINKTYPE_RAW) with nanoseconds, each at the moment it was handed over. Checksums that a host left
+//! to its interface are not filled in, as in a capture on a host with such a card.
 
+use godwit_net::offload::Train;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -27,8 +29,16 @@ impl Capture {
         Ok(Capture { file, offset: wall.saturating_sub(now), len: 24 })
     }
 
-    /// Adds a packet; errors end the capture and nothing else.
-    pub(super) fn add(&mut self, now: Duration, packet: &[u8]) -> io::Result<()> {
+    /// Adds what was handed over, packet by packet; errors end the capture and nothing else.
+    pub(super) fn add(&mut self, now: Duration, train: Train<'_>) -> io::Result<()> {
+        let mut packet = Vec::new();
+        (0..train.count()).try_for_each(|number| {
+            train.cut(number..number + 1, &mut packet);
+            self.add_packet(now, &packet)
+        })
+    }
+
+    fn add_packet(&mut self, now: Duration, packet: &[u8]) -> io::Result<()> {
         if self.len > LEN_MAX {
             return Ok(());
         }
@@ -55,7 +65,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut capture = Capture::create(file.path(), Duration::from_secs(5)).unwrap();
         for packet in [&[0x45; 20][..], &[0x60; 40][..]] {
-            capture.add(Duration::from_secs(6), packet).unwrap();
+            capture.add(Duration::from_secs(6), Train::single(packet)).unwrap();
         }
         capture.flush().unwrap();
         let bytes = std::fs::read(file.path()).unwrap();
