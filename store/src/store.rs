@@ -7,7 +7,7 @@ use crate::journal::Entry;
 use crate::object::Object;
 use crate::options::Options;
 use crate::recover::{self, OpenReport};
-use crate::shared::Shared;
+use crate::shared::{Shared, lock};
 use crate::types::{NewObject, RecordChange, Scrubbed, Space, Stats};
 use crate::writer::{Job, Writer};
 use crate::{owner, records};
@@ -15,7 +15,7 @@ use godwit_core::content::{GroupHash, ObjectId};
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -36,19 +36,29 @@ pub struct Store {
 struct Inner {
     shared: Arc<Shared>,
     queue: Arc<Semaphore>,
-    writer: Option<JoinHandle<()>>,
+    open: Mutex<Option<Running>>,
+}
+
+/// What only one process can have, until the store is closed.
+struct Running {
+    writer: JoinHandle<()>,
     /// Held until the index is closed.
     _lock: File,
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
+impl Inner {
+    fn close(&self) {
+        let Some(running) = lock(&self.open).take() else { return };
         // When the writer has ended already, there is nothing to wait for.
         let _ = self.shared.jobs.send(Job::Stop);
-        if let Some(writer) = self.writer.take() {
-            let _ = writer.join();
-        }
+        let _ = running.writer.join();
         self.shared.set_index(None);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -58,7 +68,7 @@ impl Store {
     pub fn open(dir: &Path, options: Options) -> Result<(Store, OpenReport), OpenError> {
         let layout = Layout::new(dir);
         std::fs::create_dir_all(dir).map_err(OpenError::io(dir))?;
-        let lock = owner::lock(&layout)?;
+        let lock_file = owner::lock(&layout)?;
         owner::check(&layout, options.owner)?;
         layout.create().map_err(OpenError::io(dir))?;
         recover::clean_incoming(&layout.incoming_dir()).map_err(OpenError::io(&layout.incoming_dir()))?;
@@ -74,8 +84,16 @@ impl Store {
             .spawn(move || writer.run())
             .map_err(OpenError::io(dir))?;
         let queue = Arc::new(Semaphore::new(QUEUE_KIB));
-        let inner = Inner { shared, queue, writer: Some(writer), _lock: lock };
+        let open = Mutex::new(Some(Running { writer, _lock: lock_file }));
+        let inner = Inner { shared, queue, open };
         Ok((Store { inner: Arc::new(inner) }, report))
+    }
+
+    /// Closes the store for all clones: when it returns another process may open it. What is asked
+    /// of it from now on is [`StoreError::Closed`], but objects that are held open are read on, as
+    /// far as nobody gives their space to others. Blocks until the commit at work is done.
+    pub fn close(&self) {
+        self.inner.close();
     }
 
     /// Keeps objects: durable when it returns. Those that are there already cost nothing. After an

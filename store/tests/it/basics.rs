@@ -238,3 +238,19 @@ fn many_tasks_at_once_share_commits() {
     assert_eq!((stats.objects, stats.records), (200, 32));
     assert!(stats.commits < 500, "{} commits for 640 writes", stats.commits);
 }
+
+#[test]
+fn a_closed_store_is_free_for_others_and_what_is_open_is_read_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let objects = objects(3);
+    put(&store, &objects);
+    let object = &objects[2];
+    let held = store.get(&object.named.id).unwrap().unwrap();
+    store.clone().close();
+    let (next, _) = open(dir.path());
+    check_all(&next, &objects);
+    assert_eq!(held.bytes(0..held.len()).unwrap(), object.bytes);
+    assert!(matches!(store.get(&object.named.id), Err(StoreError::Closed)));
+    assert!(matches!(block_on(store.put_objects(objects)), Err(StoreError::Closed)));
+}
