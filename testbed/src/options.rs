@@ -1,5 +1,7 @@
-//! What a person may ask of the testbed. The command line builds these; everything has a default.
+//! What a person may ask of the testbed: the command line itself, and what goes to a running one.
+//! Everything has a default, which stands here and nowhere else.
 
+use clap::{Args, Parser, ValueEnum};
 use godwit_core::name::ZoneName;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -12,77 +14,87 @@ pub const REGION_COUNT_MAX: usize = 250;
 pub const HOSTS_PER_REGION_MAX: usize = 50;
 
 /// How the hosts of a testbed are joined to its fabric.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum PortKind {
-    /// The best that this machine allows: `Tun`, then `Packet`, then `Loopback`.
+    /// The best that this machine allows: `tun`, then `packet`, then `loopback`
     #[default]
     Auto,
-    /// TUN devices: the fastest. Needs access to `/dev/net/tun`.
+    /// TUN devices: the fastest, where `/dev/net/tun` may be opened
     Tun,
-    /// veth pairs and packet sockets: works wherever a user namespace can be made.
+    /// veth pairs and packet sockets: works wherever a user namespace can be made
     Packet,
-    /// No namespaces and no fabric: every host is an address of 127.0.0.0/8, there are no delays
-    /// and no faults of the network. The last resort.
+    /// No namespaces: every host is an address of 127.0.0.0/8, without delays and faults
     Loopback,
 }
 
-/// Which network to bring up.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Which network to bring up. This is the command line too; what a person types is documented here.
+#[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpOptions {
-    /// How many regions have nodes, 1 to 250; default 6.
+    /// Regions with nodes
+    ///
+    /// 1 to 250, client regions included.
+    #[arg(long, value_name = "N", default_value_t = 6)]
     pub regions: usize,
-    /// How many node hosts each of them has, 1 to 50; default 1.
+    /// Nodes in each of them
+    ///
+    /// 1 to 50.
+    #[arg(long, value_name = "K", default_value_t = 1)]
     pub nodes_per_region: usize,
-    /// How many client hosts each region has, 1 to 50; default 1.
+    /// Clients in each region
+    ///
+    /// 1 to 50.
+    #[arg(long, value_name = "K", default_value_t = 1)]
     pub clients_per_region: usize,
-    /// How many more regions have clients only; default 0.
+    /// More regions, with clients only
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub client_regions: usize,
-    /// A measured matrix to take regions and round-trip times from; default the embedded cities
-    /// and a model of their round-trip times.
+    /// Measured round-trip times to use [default: built-in cities and a model of their times]
+    #[arg(long, value_name = "CSV")]
     pub matrix: Option<PathBuf>,
-    /// Decides which regions are taken and everything else that is drawn; default 0. One seed, one
-    /// network.
+    /// Decides everything that is drawn: one seed, one network
+    #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
-    /// Limits each direction between two hosts, Mbit/s; default unlimited.
+    /// Rate of each direction between two hosts [default: unlimited]
+    #[arg(long = "rate", value_name = "MBIT/S")]
     pub rate_mbit: Option<f64>,
-    /// The same round-trip time between any two hosts, ms, in place of the matrix's.
+    /// One round-trip time between any two hosts, in place of the matrix
+    #[arg(long = "rtt", value_name = "MS")]
     pub rtt_ms: Option<f64>,
-    /// The share of packets lost in each direction between regions, per cent; default 0.
+    /// Packets lost in each direction between regions
+    #[arg(long = "loss", value_name = "PERCENT", default_value_t = 0.0)]
     pub loss_percent: f64,
-    /// The share of client prefixes that the GeoIP database puts into a wrong city, per cent;
-    /// default 0. Real databases are wrong too.
+    /// Clients that the GeoIP database has in a wrong city
+    ///
+    /// Real databases are wrong too.
+    #[arg(long = "geoip-wrong", value_name = "PERCENT", default_value_t = 0.0)]
     pub geoip_wrong_percent: f64,
-    /// Whether nodes measure the resolvers that ask without a client subnet, every ten seconds in place
-    /// of ten minutes; default no.
+    /// Nodes measure the resolvers that ask without a client subnet, every ten seconds
+    ///
+    /// In place of ten minutes.
+    #[arg(long)]
     pub probe_resolvers: bool,
-    /// The zone of the network; default `testbed.example`.
+    /// The zone
+    #[arg(long, default_value = "testbed.example")]
     pub zone: ZoneName,
-    /// How hosts are joined to the fabric; default the best that this machine allows.
+    /// How hosts are joined to the network [default: the best that this machine allows]
+    #[arg(long, value_enum, default_value_t = PortKind::Auto)]
     pub ports: PortKind,
-    /// Write what passes the fabric to `fabric.pcap` in the testbed's directory; default no.
+    /// Record every packet to fabric.pcap in the testbed's directory
+    #[arg(long)]
     pub pcap: bool,
 }
 
+/// What the command line has when nothing is typed.
 impl Default for UpOptions {
     fn default() -> UpOptions {
-        UpOptions {
-            regions: 6,
-            nodes_per_region: 1,
-            clients_per_region: 1,
-            client_regions: 0,
-            matrix: None,
-            seed: 0,
-            rate_mbit: None,
-            rtt_ms: None,
-            loss_percent: 0.0,
-            geoip_wrong_percent: 0.0,
-            probe_resolvers: false,
-            zone: "testbed.example".parse().expect("a valid zone name"),
-            ports: PortKind::Auto,
-            pcap: false,
+        #[derive(Parser)]
+        struct Nothing {
+            #[command(flatten)]
+            options: UpOptions,
         }
+        Nothing::parse_from(["testbed"]).options
     }
 }
 
@@ -123,14 +135,17 @@ impl UpOptions {
 }
 
 /// How to change one path of a running testbed; `None` leaves a property as it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Args, Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Degrade {
-    /// Added to the delay of each direction, ms.
+    /// Added to the delay of each direction
+    #[arg(long = "delay", value_name = "MS")]
     pub delay_ms: Option<f64>,
-    /// Share of packets lost in each direction, per cent.
+    /// Share of packets lost in each direction
+    #[arg(long = "loss", value_name = "PERCENT")]
     pub loss_percent: Option<f64>,
-    /// Rate of each direction, Mbit/s.
+    /// Rate of each direction
+    #[arg(long = "rate", value_name = "MBIT/S")]
     pub rate_mbit: Option<f64>,
 }
 

@@ -42,7 +42,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("maxminddb", &["map"]),
     // Writes databases: of the map for other servers, and of the testbed's topology.
     ("mmdb-writer", &["map", "testbed"]),
-    ("clap*", &["cli", "benches"]),
+    // `testbed` owns the options of its own commands.
+    ("clap*", &["cli", "benches", "testbed"]),
     ("indicatif", &["cli"]),
     ("rpassword", &["cli"]),
     // `redirector` speaks DNS over HTTPS.

@@ -5,9 +5,8 @@
 
 use crate::failure::{Failure, Outcome};
 use crate::terminal;
-use clap::{Args, Subcommand, ValueEnum};
-use godwit_core::name::ZoneName;
-use godwit_testbed::{Degrade, Fault, PortKind, UpOptions};
+use clap::{Args, Subcommand};
+use godwit_testbed::{Degrade, Fault, UpOptions};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -38,7 +37,7 @@ enum Action {
     /// Start a network and return when every host answers
     Up {
         #[command(flatten)]
-        options: Options,
+        options: UpOptions,
         /// Print one JSON object that names every host
         #[arg(long)]
         json: bool,
@@ -95,22 +94,15 @@ enum Action {
         a: String,
         /// The other end [default: everybody]
         b: Option<String>,
-        /// Added to the delay of each direction
-        #[arg(long, value_name = "MS")]
-        delay: Option<f64>,
-        /// Share of packets lost in each direction
-        #[arg(long, value_name = "PERCENT")]
-        loss: Option<f64>,
-        /// Rate of each direction
-        #[arg(long, value_name = "MBIT/S")]
-        rate: Option<f64>,
+        #[command(flatten)]
+        how: Degrade,
     },
     /// Take the testbed down; nothing of it is left
     Down,
     /// Show all of it: six regions, a site, a crash, a new version
     Demo {
         #[command(flatten)]
-        options: Options,
+        options: UpOptions,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -123,93 +115,12 @@ enum Action {
     Probe { request: String },
 }
 
-/// Which network to start.
-#[derive(Debug, Args)]
-struct Options {
-    /// Regions with nodes
-    #[arg(long, value_name = "N", default_value_t = 6)]
-    regions: usize,
-    /// Nodes in each of them
-    #[arg(long, value_name = "K", default_value_t = 1)]
-    nodes_per_region: usize,
-    /// Clients in each region
-    #[arg(long, value_name = "K", default_value_t = 1)]
-    clients_per_region: usize,
-    /// More regions, with clients only
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    client_regions: usize,
-    /// Measured round-trip times to use [default: built-in cities and a model of their times]
-    #[arg(long, value_name = "CSV")]
-    matrix: Option<PathBuf>,
-    /// Decides everything that is drawn: one seed, one network
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
-    /// Rate of each direction between two hosts [default: unlimited]
-    #[arg(long, value_name = "MBIT/S")]
-    rate: Option<f64>,
-    /// One round-trip time between any two hosts, in place of the matrix
-    #[arg(long, value_name = "MS")]
-    rtt: Option<f64>,
-    /// Packets lost in each direction between regions
-    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
-    loss: f64,
-    /// Clients that the GeoIP database has in a wrong city
-    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
-    geoip_wrong: f64,
-    /// Nodes measure the resolvers that ask without a client subnet, every ten seconds
-    #[arg(long)]
-    probe_resolvers: bool,
-    /// The zone
-    #[arg(long, default_value = "testbed.example")]
-    zone: ZoneName,
-    /// How hosts are joined to the network [default: the best that this machine allows]
-    #[arg(long, value_enum, default_value_t = Ports::Auto)]
-    ports: Ports,
-    /// Record every packet to fabric.pcap in the testbed's directory
-    #[arg(long)]
-    pcap: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Ports {
-    Auto,
-    Tun,
-    Packet,
-    Loopback,
-}
-
-impl Options {
-    fn read(self) -> UpOptions {
-        UpOptions {
-            regions: self.regions,
-            nodes_per_region: self.nodes_per_region,
-            clients_per_region: self.clients_per_region,
-            client_regions: self.client_regions,
-            matrix: self.matrix,
-            seed: self.seed,
-            rate_mbit: self.rate,
-            rtt_ms: self.rtt,
-            loss_percent: self.loss,
-            geoip_wrong_percent: self.geoip_wrong,
-            probe_resolvers: self.probe_resolvers,
-            zone: self.zone,
-            ports: match self.ports {
-                Ports::Auto => PortKind::Auto,
-                Ports::Tun => PortKind::Tun,
-                Ports::Packet => PortKind::Packet,
-                Ports::Loopback => PortKind::Loopback,
-            },
-            pcap: self.pcap,
-        }
-    }
-}
-
 impl Testbed {
     pub(crate) fn run(self) -> Outcome<ExitCode> {
         let dir = self.dir.as_deref();
         match self.action {
             Action::Up { options, json, foreground } => {
-                godwit_testbed::up(&options.read(), dir, json, foreground)?;
+                godwit_testbed::up(&options, dir, json, foreground)?;
             }
             Action::Status { json } => godwit_testbed::status(dir, json)?,
             Action::Exec { host, command } => godwit_testbed::exec(dir, &host, &command)?,
@@ -218,8 +129,7 @@ impl Testbed {
             Action::Start { host } => fault(dir, &Fault::Start { host })?,
             Action::Cut { a, b } => fault(dir, &Fault::Cut { a, b })?,
             Action::Heal { a, b } => fault(dir, &Fault::Heal { a, b })?,
-            Action::Degrade { a, b, delay, loss, rate } => {
-                let how = Degrade { delay_ms: delay, loss_percent: loss, rate_mbit: rate };
+            Action::Degrade { a, b, how } => {
                 if how == Degrade::default() {
                     return Err(Failure::usage("say how: --delay MS, --loss PERCENT or --rate MBIT/S"));
                 }
@@ -227,7 +137,7 @@ impl Testbed {
             }
             Action::Down => godwit_testbed::down(dir)?,
             Action::Demo { options, json } => {
-                return Ok(ExitCode::from(godwit_testbed::demo(&options.read(), dir, json)?));
+                return Ok(ExitCode::from(godwit_testbed::demo(&options, dir, json)?));
             }
             Action::Launcher { dir } => godwit_testbed::launcher_main(&dir)?,
             Action::Janitor { dir } => godwit_testbed::janitor_main(&dir)?,
