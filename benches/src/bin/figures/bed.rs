@@ -98,6 +98,22 @@ impl Bed<'_> {
             .collect()
     }
 
+    /// Its processes by name: the fabric and every member.
+    pub(crate) fn processes(&self) -> Result<Vec<(String, u32)>> {
+        let status = json(&mut self.testbed(&["status", "--json"]))?;
+        let pid = |value: &Value| value.as_u64().and_then(|pid| u32::try_from(pid).ok());
+        let fabric = pid(&status["launcher"]).map(|pid| ("fabric".to_owned(), pid));
+        let hosts = status["hosts"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let members =
+            hosts.iter().filter_map(|host| Some((host["name"].as_str()?.to_owned(), pid(&host["pid"])?)));
+        Ok(fabric.into_iter().chain(members).collect())
+    }
+
+    /// What its fabric carried, dropped, and how late it was.
+    pub(crate) fn fabric(&self) -> Result<Value> {
+        Ok(json(&mut self.testbed(&["status", "--json"]))?["fabric"].clone())
+    }
+
     /// The addresses of its redirectors.
     pub(crate) fn redirectors(&self) -> Vec<String> {
         self.hosts("redirector").into_iter().map(|host| host.addr4).collect()

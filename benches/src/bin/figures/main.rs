@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
 mod bed;
+mod cpu;
 mod dns;
 mod failover;
 mod http;
@@ -72,14 +73,15 @@ enum Figure {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let bed = bed::Tool::find(arguments.godwit)?;
+    // What runs inside a host needs no other program.
+    let tool = || bed::Tool::find(arguments.godwit);
     match arguments.figure {
-        Figure::Startup(options) => startup::run(&bed, options),
-        Figure::Join(options) => join::run(&bed, options),
-        Figure::Failover(options) => failover::run(&bed, options),
-        Figure::Publish(options) => publish::run(&bed, options),
-        Figure::Soak(options) => soak::run(&bed, options),
-        Figure::Quality(options) => quality::run(&bed, options),
+        Figure::Startup(options) => startup::run(&tool()?, options),
+        Figure::Join(options) => join::run(&tool()?, options),
+        Figure::Failover(options) => failover::run(&tool()?, options),
+        Figure::Publish(options) => publish::run(&tool()?, options),
+        Figure::Soak(options) => soak::run(&tool()?, options),
+        Figure::Quality(options) => quality::run(&tool()?, options),
         Figure::WatchName(options) => dns::watch(options),
         Figure::WatchSite(options) => http::watch(options),
         Figure::VerifySite(options) => http::verify(options),

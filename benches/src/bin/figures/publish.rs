@@ -2,7 +2,7 @@
 //! changes one file.
 
 use crate::bed::{Tool, json};
-use crate::tree;
+use crate::{cpu, tree};
 use anyhow::{Context, Result};
 use clap::Args;
 
@@ -46,6 +46,7 @@ pub(crate) fn run(tool: &Tool, options: Options) -> Result<()> {
     let content = bed.scratch().join("figures-tree");
     let bytes = options.megabytes * 1_000_000;
     tree::write(&content, options.files, bytes, 100, 1)?;
+    let since = cpu::Since::now(&bed)?;
     let first = json(bed.publish(&node, &content, "big").args(["--wait", "all"]))?;
     let seconds = first["seconds"].as_f64().context("no seconds in the report")?;
     let rate = bytes as f64 * 8.0 / seconds / 1e6;
@@ -57,6 +58,8 @@ pub(crate) fn run(tool: &Tool, options: Options) -> Result<()> {
         options.regions,
         rate / options.rate_mbit as f64
     );
+    since.print()?;
+    println!("fabric: {}", bed.fabric()?);
     std::fs::write(content.join("d0000").join("f00001.bin"), b"changed")?;
     let second = json(bed.publish(&node, &content, "big").args(["--wait", "all"]))?;
     println!("second publish, one file changed: {second}");
