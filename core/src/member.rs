@@ -417,6 +417,7 @@ impl Member {
     fn judge(&mut self, now: Time) {
         let judged = self.roster.judge(now);
         self.judged(judged);
+        self.change.members |= self.roster.take_lost_changed();
     }
 
     fn judged(&mut self, judged: Vec<crate::roster::Judged>) {

@@ -24,6 +24,15 @@
 //! either. When this member itself was late in acting, what it missed is not counted as silence
 //! ([`Roster::excuse`]).
 //!
+//! # Lost
+//!
+//! A verdict of *unreachable* may rest on two doubts, and the map bounds what follows from it. A member is
+//! *lost* when more is known: most of those in reach doubt it (three are enough), and it has not answered
+//! for two seconds, though whoever is doubted signs a new entry at once. That nobody else can keep up:
+//! liars can doubt, but not silence. So it is believed of any number of members, as when a whole region
+//! goes dark, some four seconds after they fell silent. One that is cut off with another on its side
+//! thinks the same of the rest; it cannot know better.
+//!
 //! # Signs of life, and the way back
 //!
 //! A member that learns that it is doubted signs a new entry at once. A doubt that is older than
@@ -65,6 +74,8 @@ pub(crate) struct Roster {
     judge_at: Time,
     /// Whether judging may have changed own doubts since that was asked.
     mind_changed: bool,
+    /// Whether somebody is lost, or is not any more, since that was asked.
+    lost_changed: bool,
     nonce: u64,
 }
 
@@ -78,6 +89,7 @@ impl Roster {
             ping_at: now,
             judge_at: Time::NEVER,
             mind_changed: false,
+            lost_changed: false,
             nonce: 0,
         }
     }
@@ -255,6 +267,16 @@ impl Roster {
         std::mem::take(&mut self.mind_changed)
     }
 
+    /// Whether somebody is lost, or is not any more, since this was last asked.
+    pub(crate) fn take_lost_changed(&mut self) -> bool {
+        std::mem::take(&mut self.lost_changed)
+    }
+
+    /// Whether most doubt a member and it does not answer.
+    pub(crate) fn is_lost(&self, member: MemberId) -> bool {
+        self.watches.get(&member).is_some_and(|watch| watch.lost)
+    }
+
     /// Whom this member doubts itself, and the incarnation that it doubts.
     pub(crate) fn own_doubts(&self) -> impl Iterator<Item = (MemberId, u64)> {
         let incarnation = |watch: &Watch| watch.entry.map_or(0, |(incarnation, _)| incarnation);
@@ -294,6 +316,7 @@ impl Roster {
             };
             let to = watch.judge(now, hearsay, &self.timing);
             judged.extend(watch.enter(now, to).map(|from| Judged { member: *member, from, to }));
+            self.lost_changed |= watch.look_for_answer(now, hearsay, &self.timing);
         }
         judged
     }

@@ -13,7 +13,8 @@
 //! evidence counts first and the others are *spared*: they serve on. So a monitor gone wrong costs a
 //! name half of its replicas and never sends all clients to one. Three things are no opinion of a
 //! monitor and have no budget: what a member says of itself, what an operator says, and silence: a
-//! member that is out of reach and whose own word has lapsed too. When monitors object to everybody,
+//! member that is out of reach and does not answer although most doubt it (nobody can bring that about
+//! for another, see `godwit_core::roster`), or whose own word has lapsed. When monitors object to everybody,
 //! they are not believed at all ([`Tier::Static`]); and a site that is to be closed rather than
 //! answered wrongly has no budget.
 

@@ -174,7 +174,8 @@ pub enum Health {
     Suspect,
     /// It is out of reach, and that is confirmed.
     Unreachable,
-    /// The same, and what it said of itself has lapsed.
+    /// The same, and most members agree on it and it does not answer, or what it said of itself has
+    /// lapsed.
     Silent,
     /// Nothing was heard of it yet.
     Unknown,

@@ -56,6 +56,8 @@ pub(crate) struct Known {
     pub(crate) certificate: MemberCertificate,
     pub(crate) entry: Option<RosterEntry>,
     pub(crate) state: State,
+    /// Whether most doubt it and it does not answer.
+    pub(crate) lost: bool,
     pub(crate) draining: bool,
     pub(crate) own: bool,
     pub(crate) connected: bool,
@@ -216,6 +218,7 @@ impl Known {
             certificate: view.certificate.clone(),
             entry: view.entry.cloned(),
             state: view.state,
+            lost: view.lost,
             draining: view.draining,
             own: view.own,
             connected: view.connected,
@@ -257,7 +260,7 @@ impl Known {
             state: match self.state {
                 State::Alive => Health::Alive,
                 State::Suspect => Health::Suspect,
-                State::Unreachable if entry.is_none() => Health::Silent,
+                State::Unreachable if self.lost || entry.is_none() => Health::Silent,
                 State::Unreachable => Health::Unreachable,
                 State::Unknown | State::Revoked | State::Expired => Health::Unknown,
             },

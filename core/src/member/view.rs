@@ -44,6 +44,9 @@ pub struct MemberView<'a> {
     pub entry: Option<&'a RosterEntry>,
     /// How it is judged.
     pub state: State,
+    /// Whether most of those in reach doubt it and it has not answered that: it is unreachable beyond
+    /// what liars could bring about.
+    pub lost: bool,
     /// Whether it was told to drain.
     pub draining: bool,
     /// Since when it is in this state.
@@ -86,6 +89,7 @@ impl<'a> View<'a> {
             certificate,
             entry: self.entry(member),
             state,
+            lost: !own && machine.roster.is_lost(member),
             draining: self.is_draining(certificate.grant().serial),
             since,
             own,

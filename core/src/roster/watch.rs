@@ -21,6 +21,10 @@ const PINGS_MAX: usize = 16;
 /// Slack for timers and hops, on top of a ping period and two round trips.
 const SLACK: Duration = Duration::from_millis(250);
 
+/// So long a member is given to answer when most doubt it: it learns of that within a round trip or a
+/// reconciliation, signs a new entry at once, and that spreads as fast.
+const ANSWER: Duration = Duration::from_secs(2);
+
 /// Another member's doubt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Doubt {
@@ -39,6 +43,14 @@ pub(super) struct Hearsay {
     pub(super) others: usize,
 }
 
+impl Hearsay {
+    /// So many doubts, the own one included, are evidence and no opinion: most of those in reach, or
+    /// three, as not everybody watches everybody in a large network. Never a single one.
+    fn quorum(self) -> usize {
+        (self.others.div_ceil(2) + 1).clamp(2, 3)
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Watch {
     pub(super) state: State,
@@ -50,6 +62,10 @@ pub(super) struct Watch {
     pub(super) doubts: BTreeMap<MemberId, Doubt>,
     /// Incarnation and birth of its newest entry, while that holds.
     pub(super) entry: Option<(u64, Time)>,
+    /// Since when enough doubt it, and it has not spoken.
+    agreed_since: Option<Time>,
+    /// Whether that is so for longer than an answer would take.
+    pub(super) lost: bool,
     /// Since when there is no connection, after there was one.
     down_since: Option<Time>,
     /// When it was last heard; `None` when it is not monitored.
@@ -73,6 +89,8 @@ impl Watch {
             doubt: false,
             doubts: BTreeMap::new(),
             entry: None,
+            agreed_since: None,
+            lost: false,
             down_since: None,
             heard: connected.then_some(now),
             steady_since: now,
@@ -203,8 +221,30 @@ impl Watch {
         }
     }
 
+    /// Looks whether it is lost, after a verdict: enough doubt it, and it has not answered. Tells
+    /// whether that is otherwise than before.
+    ///
+    /// A liar can doubt whomever it likes, as often as it likes, but it cannot keep the one it doubts
+    /// from answering: an entry that came after the doubts began lets the time run anew.
+    pub(super) fn look_for_answer(&mut self, now: Time, hearsay: Hearsay, timing: &Timing) -> bool {
+        let birth = self.entry.map(|(_, birth)| birth);
+        let own = self.doubt
+            && self.heard.is_some_and(|heard| birth.is_none_or(|birth| birth <= heard + self.fresh(timing)));
+        let doubts = hearsay.confirmations + usize::from(own);
+        let agreed = self.state == State::Unreachable && doubts >= hearsay.quorum();
+        let since = self.agreed_since.filter(|since| birth.is_none_or(|birth| birth <= *since));
+        self.agreed_since = agreed.then(|| since.unwrap_or(now));
+        let lost = self.agreed_since.is_some_and(|since| now.since(since) >= ANSWER);
+        std::mem::replace(&mut self.lost, lost) != lost
+    }
+
     /// When silence or steadiness alone will change the verdict next.
     pub(super) fn next_change(&self, now: Time, timing: &Timing) -> Option<Time> {
+        let answer = self.agreed_since.map(|since| since + ANSWER).filter(|at| *at > now);
+        [answer, self.next_verdict(now, timing)].into_iter().flatten().min()
+    }
+
+    fn next_verdict(&self, now: Time, timing: &Timing) -> Option<Time> {
         let heard = self.heard?;
         let limit = self.limit(timing);
         let tick = Duration::from_millis(1);

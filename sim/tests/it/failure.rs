@@ -1,6 +1,8 @@
 //! Who is dead is known soon, who is not is not called so, and the dead stay dead.
 
 use godwit_core::member::{Event, State};
+use godwit_core::record::{Record, Signed, Suspicion};
+use godwit_core::wire;
 use godwit_sim::link::Profile;
 use godwit_sim::world::{HostIndex, World};
 use std::time::Duration;
@@ -168,4 +170,78 @@ fn most_members_die_at_once() {
     println!("six of eight: {took:?}");
     assert!(took.is_some_and(|took| took <= ms(5000)), "{took:?}");
     assert_eq!(world.state(0, 1), Some(State::Alive));
+}
+
+/// Whether `host` takes `of` for lost.
+fn is_lost(world: &World, host: HostIndex, of: HostIndex) -> bool {
+    world.member(host).view().member(world.id(of)).is_some_and(|view| view.lost)
+}
+
+#[test]
+fn a_region_that_goes_dark_is_believed_to_be_lost_within_seconds() {
+    for (seed, count, killed) in [(9, 6, 2..6), (10, 9, 3..9), (11, 24, 10..24)] {
+        let mut world = settled(seed, path(75, 0.001), count);
+        for host in killed.clone() {
+            world.kill(host);
+        }
+        let all =
+            |world: &World| killed.clone().all(|of| world.running().all(|host| is_lost(world, host, of)));
+        let took = world.run_until(ms(30_000), all);
+        println!("{} of {count}: lost after {took:?}", killed.len());
+        assert!(took.is_some_and(|took| took <= ms(8000)), "{took:?}");
+        assert!(world.running().all(|host| (0..killed.start).all(|of| !is_lost(&world, host, of))));
+        // Who comes back is not lost any more.
+        world.start(killed.start);
+        let back = world.run_until(ms(30_000), |world| !is_lost(world, 0, killed.start));
+        assert!(back.is_some());
+    }
+}
+
+#[test]
+fn one_that_is_left_alone_does_not_call_the_others_lost() {
+    let mut world = settled(12, path(40, 0.0), 5);
+    world.partition(true, |host| host == 0);
+    world.run_for(ms(20_000));
+    assert!((1..5).all(|of| world.state(0, of) == Some(State::Unreachable)));
+    assert!((1..5).all(|of| !is_lost(&world, 0, of)));
+    assert!((1..5).all(|host| is_lost(&world, host, 0)));
+}
+
+#[test]
+fn liars_cannot_make_anybody_lost_who_answers() {
+    // Member 0 really cannot reach three others; two liars take back and repeat their doubts of these
+    // ten times a second, so that with it they are enough.
+    let mut world = settled(13, path(40, 0.0), 9);
+    let (liars, victims) = ([1, 2], [6, 7, 8]);
+    victims.iter().for_each(|victim| world.set_cut(0, *victim, true));
+    let mut sequence = world.time().as_millis() + 1_000_000;
+    let mut unreachable = 0;
+    for _ in 0..200 {
+        for (liar, victim) in liars.iter().flat_map(|liar| victims.map(|victim| (*liar, victim))) {
+            let key = world.member(liar).config().key.clone();
+            let of = world.id(victim);
+            let incarnation = world.member(0).view().entry(of).map_or(0, |entry| entry.incarnation);
+            for unreachable in [false, true] {
+                sequence += 1;
+                let lifetime = Duration::from_secs(30);
+                let body = Suspicion { of, incarnation, unreachable, sequence, lifetime };
+                // As a push of one record of age 0, and nothing more to come.
+                let mut push = vec![2, 1];
+                push.extend(wire::encode(&Record::Suspicion(Signed::new(&key, body))));
+                push.extend([0, 0]);
+                let others = (0..9).filter(|host| *host != liar);
+                others.for_each(|host| world.inject(liar, host, push.clone().into()));
+            }
+        }
+        world.run_for(ms(100));
+        unreachable += victims.iter().filter(|of| world.state(0, **of) == Some(State::Unreachable)).count();
+        for (host, of) in (0..9).flat_map(|host| victims.map(|of| (host, of))) {
+            assert!(host == of || !is_lost(&world, host, of), "{host} takes {of} for lost");
+        }
+    }
+    assert!(unreachable > 0, "the doubts came through");
+    victims.iter().for_each(|victim| world.kill(*victim));
+    let took = world.run_until(ms(30_000), |world| victims.iter().all(|of| is_lost(world, 0, *of)));
+    println!("with liars about: {unreachable} of 600 times unreachable; killed, lost after {took:?}");
+    assert!(took.is_some_and(|took| took <= ms(8000)), "{took:?}");
 }
