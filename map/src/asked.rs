@@ -11,7 +11,7 @@ use crate::inputs::{DemandInput, Inputs};
 use crate::table::{Family, Knowledge, Locality, client_prefix};
 use godwit_core::key::MemberId;
 use ipnet::IpNet;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// At most so much of a member's unnamed clients is taken to be like its named ones.
 const TAIL_MAX: u64 = 7;
@@ -34,6 +34,8 @@ pub(crate) struct Asked {
     /// What comes from nobody knows where, by the family of most named clients (IPv4 when none is).
     rest: BTreeMap<Family, Rates>,
     heavy: Vec<IpNet>,
+    /// Members that served more than is counted.
+    clipped: BTreeSet<u32>,
 }
 
 /// What clients ask for, by locality. Clients of whom nothing is known are all in one.
@@ -41,6 +43,8 @@ pub(crate) struct Asked {
 pub(crate) struct Localities {
     pub(crate) known: BTreeMap<(Locality, Family), Rates>,
     pub(crate) unknown: BTreeMap<Family, Rates>,
+    /// Members of whose clients more is asked than is known: they cannot be left as they are.
+    pub(crate) clipped: BTreeSet<u32>,
 }
 
 impl Asked {
@@ -77,6 +81,9 @@ impl Asked {
         let sum: u64 = named.iter().map(|(_, rate)| rate).sum();
         let most = capacity.map_or(u64::MAX, |capacity| capacity.saturating_mul(CLAIM_MAX));
         let total = demand.total_mrps.max(sum).min(most);
+        if demand.total_mrps.max(sum) > most {
+            self.clipped.insert(member);
+        }
         let spread = total.min(sum.saturating_mul(1 + TAIL_MAX));
         for (prefix, rate) in &named {
             let rate = (u128::from(*rate) * u128::from(spread) / u128::from(sum.max(1))) as u64;
@@ -107,7 +114,8 @@ impl Asked {
 
     /// The same by locality.
     pub(crate) fn localities(&self, knowledge: &Knowledge) -> Localities {
-        let mut localities = Localities { unknown: self.rest.clone(), ..Localities::default() };
+        let mut localities =
+            Localities { unknown: self.rest.clone(), clipped: self.clipped.clone(), ..Localities::default() };
         for (prefix, rates) in &self.prefixes {
             let family = Family::of(prefix.addr());
             let (locality, _) = knowledge.locate(prefix.addr());

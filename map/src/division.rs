@@ -65,9 +65,19 @@ pub(crate) struct Cost {
 }
 
 /// Where items of the plan come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Origin {
     Known(usize, Locality, Family),
     Unknown(usize, Family),
+}
+
+/// Clients that ask for something, before they are made items of the plan.
+struct Asking {
+    origin: Origin,
+    demand: u64,
+    costs: Vec<Cost>,
+    /// Who serves them today.
+    kept: Rates,
 }
 
 impl Division {
@@ -114,11 +124,13 @@ impl Division {
         asked: &Localities,
         shares: &[Vec<u64>],
     ) {
-        let mut items: Vec<(Origin, Item)> = Vec::new();
+        let mut asking: Vec<Asking> = Vec::new();
         let mut unknown: BTreeMap<(usize, Family), u64> = BTreeMap::new();
         for (table, members) in tables.iter().enumerate() {
             for ((locality, family), rates) in &asked.known {
-                let demand = demand_of(rates, &shares[table]);
+                let mut kept = rates_of(rates, &shares[table]);
+                let demand = kept.values().sum();
+                kept.retain(|member, _| !asked.clipped.contains(member));
                 if demand == 0 {
                     continue;
                 }
@@ -131,24 +143,26 @@ impl Division {
                     *unknown.entry((table, *family)).or_default() += demand;
                     continue;
                 }
-                let costs = self.costs(inputs, &order, *locality, *family);
-                let whole = matches!(locality, Locality::Prefix(_));
-                let item = to_item(&costs, inputs.members.len(), demand, whole);
-                items.extend(item.map(|item| (Origin::Known(table, *locality, *family), item)));
+                let costs = costs_of(inputs, &order, *family);
+                asking.push(Asking { origin: Origin::Known(table, *locality, *family), demand, costs, kept });
             }
             for (family, rates) in &asked.unknown {
-                *unknown.entry((table, *family)).or_default() += demand_of(rates, &shares[table]);
+                let demand: u64 = rates_of(rates, &shares[table]).values().sum();
+                *unknown.entry((table, *family)).or_default() += demand;
             }
         }
-        let background = background(&mut items);
-        for ((table, family), demand) in unknown.iter().filter(|(_, demand)| **demand > 0) {
-            let anywhere: Vec<Cost> = serving(inputs, &tables[*table], *family)
-                .into_iter()
-                .map(|member| Cost { member, cost_us: 0 })
-                .collect();
-            let item = to_item(&anywhere, inputs.members.len(), *demand, false);
-            items.extend(item.map(|item| (Origin::Unknown(*table, *family), item)));
+        let background = background(&mut asking);
+        for ((table, family), demand) in unknown.into_iter().filter(|(_, demand)| *demand > 0) {
+            let anywhere = serving(inputs, &tables[table], family).into_iter();
+            let costs = anywhere.map(|member| Cost { member, cost_us: 0 }).collect();
+            let origin = Origin::Unknown(table, family);
+            asking.push(Asking { origin, demand, costs, kept: Rates::new() });
         }
+        let count = inputs.members.len();
+        let items: Vec<(Origin, Item)> = asking
+            .iter()
+            .flat_map(|asking| asking.items(count).into_iter().map(|item| (asking.origin, item)))
+            .collect();
         let background = |member: usize| background.get(&(member as u32)).copied().unwrap_or(0);
         let rooms: Vec<Option<u64>> = self
             .capacities
@@ -160,10 +174,18 @@ impl Division {
             .collect();
         let (origins, items): (Vec<Origin>, Vec<Item>) = items.into_iter().unzip();
         self.plan = assign(&rooms, &items);
-        for (origin, share) in origins.iter().zip(&self.plan.shares) {
+        // Items of one origin stand together.
+        let mut at = 0;
+        while let Some(origin) = origins.get(at) {
+            let count = origins[at..].iter().take_while(|other| *other == origin).count();
             if let Origin::Known(table, locality, family) = origin {
-                self.tables[*table].shares.insert((*locality, *family), in_parts(share));
+                let mut share = Rates::new();
+                for (member, amount) in self.plan.shares[at..at + count].iter().flatten() {
+                    *share.entry(*member).or_default() += amount;
+                }
+                self.tables[*table].shares.insert((*locality, *family), in_parts(&share));
             }
+            at += count;
         }
         self.pour_unknown(inputs, tables, &rooms, &origins, &items);
         for (member, load) in self.plan.load.iter_mut().enumerate() {
@@ -209,20 +231,10 @@ impl Division {
         }
     }
 
-    /// What replicas cost the clients of a locality, in the order of `order`.
+    /// What replicas cost the clients of a locality, in the order of `order`, less the lean.
     fn costs(&self, inputs: &Inputs, order: &[Candidate], locality: Locality, family: Family) -> Vec<Cost> {
         let lean = self.leans.get(&locality).copied();
-        let mut least = 0;
-        order
-            .iter()
-            .filter(|candidate| family.serves(inputs, candidate.member))
-            .map(|candidate| {
-                // Beyond the short list estimates are hopes: they are not better than the list.
-                least = candidate.estimate.rtt_us.unwrap_or(NOWHERE_US).clamp(least, NOWHERE_US.max(least));
-                let cost_us = if lean == Some(candidate.member) { leant(least) } else { least };
-                Cost { member: candidate.member, cost_us }
-            })
-            .collect()
+        costs_of(inputs, order, family).into_iter().map(|cost| cost.leant(lean)).collect()
     }
 
     /// Who serves the clients of a locality, with weights, and for each the others that are
@@ -312,6 +324,52 @@ impl Division {
     }
 }
 
+/// What replicas cost, in the order of `order`.
+fn costs_of(inputs: &Inputs, order: &[Candidate], family: Family) -> Vec<Cost> {
+    let mut least = 0;
+    let serving = order.iter().filter(|candidate| family.serves(inputs, candidate.member));
+    serving
+        .map(|candidate| {
+            // Beyond the short list estimates are hopes: they are not better than the list.
+            least = candidate.estimate.rtt_us.unwrap_or(NOWHERE_US).clamp(least, NOWHERE_US.max(least));
+            Cost { member: candidate.member, cost_us: least }
+        })
+        .collect()
+}
+
+impl Cost {
+    /// Less, if it is the incumbent's.
+    fn leant(self, incumbent: Option<u32>) -> Cost {
+        let cost_us = if incumbent == Some(self.member) { leant(self.cost_us) } else { self.cost_us };
+        Cost { cost_us, ..self }
+    }
+}
+
+impl Asking {
+    /// The items of the plan: one, or, where clients can be divided, one for each part of them that
+    /// some member serves today.
+    fn items(&self, members: usize) -> Vec<Item> {
+        if let Origin::Known(_, Locality::Prefix(_), _) = self.origin {
+            return self.item(members, self.demand, incumbent(&self.kept), true).into_iter().collect();
+        }
+        let worth = self.demand.div_ceil(PARTS);
+        let kept = self.costs.iter().filter_map(|cost| Some((cost.member, *self.kept.get(&cost.member)?)));
+        let kept: Vec<(u32, u64)> = kept.filter(|(_, rate)| *rate >= worth).collect();
+        let rest = self.demand - kept.iter().map(|(_, rate)| rate).sum::<u64>();
+        let parts = kept.into_iter().map(|(member, rate)| (rate, Some(member))).chain([(rest, None)]);
+        let parts = parts.filter(|(rate, _)| *rate > 0);
+        parts.filter_map(|(rate, kept)| self.item(members, rate, kept, false)).collect()
+    }
+
+    fn item(&self, members: usize, demand: u64, kept: Option<u32>, whole: bool) -> Option<Item> {
+        let costs: Vec<Cost> = self.costs.iter().map(|cost| cost.leant(kept)).collect();
+        let best = costs.iter().min_by_key(|cost| cost.cost_us)?.member;
+        let mut by_member = vec![NEVER; members];
+        costs.iter().for_each(|cost| by_member[cost.member as usize] = cost.cost_us);
+        Some(Item { demand, costs: by_member, best, whole, kept })
+    }
+}
+
 /// The highest cost at which a replica that takes over is not materially better than one of cost
 /// `rtt`, and a little less, so that of equals the incumbent stays.
 fn leant(rtt: u32) -> u32 {
@@ -365,20 +423,15 @@ fn in_parts(share: &BTreeMap<u32, u64>) -> Weighted {
     some
 }
 
-fn to_item(costs: &[Cost], members: usize, demand: u64, whole: bool) -> Option<Item> {
-    let best = costs.iter().min_by_key(|cost| cost.cost_us)?.member;
-    let mut by_member = vec![NEVER; members];
-    costs.iter().for_each(|cost| by_member[cost.member as usize] = cost.cost_us);
-    Some(Item { demand, costs: by_member, best, whole })
-}
-
 /// Keeps the [`ITEMS_MAX`] with the most demand; what the others take up, by member.
-fn background(items: &mut Vec<(Origin, Item)>) -> BTreeMap<u32, u64> {
-    let mut taken = BTreeMap::new();
-    if items.len() > ITEMS_MAX {
-        items.sort_by_key(|(_, item)| std::cmp::Reverse(item.demand));
-        for (_, item) in items.drain(ITEMS_MAX..) {
-            *taken.entry(item.best).or_default() += item.demand;
+fn background(asking: &mut Vec<Asking>) -> Rates {
+    let mut taken = Rates::new();
+    if asking.len() > ITEMS_MAX {
+        asking.sort_by_key(|asking| std::cmp::Reverse(asking.demand));
+        for Asking { demand, costs, kept, .. } in asking.drain(ITEMS_MAX..) {
+            let incumbent = incumbent(&kept);
+            let best = costs.into_iter().map(|cost| cost.leant(incumbent)).min_by_key(|cost| cost.cost_us);
+            best.into_iter().for_each(|best| *taken.entry(best.member).or_default() += demand);
         }
     }
     taken
@@ -410,9 +463,10 @@ fn shares_of_tables(inputs: &Inputs, tables: usize, table_of: &BTreeMap<SiteName
 
 const SHARE_ONE: u64 = 1 << 20;
 
-fn demand_of(rates: &Rates, shares: &[u64]) -> u64 {
-    let of = |(member, rate): (&u32, &u64)| {
-        (u128::from(*rate) * u128::from(shares[*member as usize]) / u128::from(SHARE_ONE)) as u64
+/// The part of these rates that is for a table's sites.
+fn rates_of(rates: &Rates, shares: &[u64]) -> Rates {
+    let part = |member: u32, rate: u64| {
+        (u128::from(rate) * u128::from(shares[member as usize]) / u128::from(SHARE_ONE)) as u64
     };
-    rates.iter().map(of).sum()
+    rates.iter().map(|(member, rate)| (*member, part(*member, *rate))).collect()
 }

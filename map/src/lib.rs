@@ -66,6 +66,7 @@ pub mod rules;
 mod spill;
 mod split;
 mod table;
+mod whole;
 pub mod why;
 
 pub use decisions::{Because, Decisions};

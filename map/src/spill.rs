@@ -16,12 +16,19 @@
 //! the searches short, prove the result (no division is cheaper: see the tests), and say
 //! where clients go that are in no item: to the least sum of round-trip time and price.
 //!
-//! A limit is [`OVERFLOW_PERMILLE`] of the capacity. Where demand does not fit, the limits of exactly
-//! those replicas that it could go to are raised by steps, all by the same one: so they share what is
-//! too much in proportion to their capacity, and replicas elsewhere are not drawn in.
+//! A *target* is [`OVERFLOW_PERMILLE`] of the capacity. Where demand does not fit, the targets of
+//! exactly those replicas that it could go to are raised by steps, all by the same one: so they share
+//! what is too much in proportion to their capacity, and replicas elsewhere are not drawn in.
 //!
-//! The result is a function of capacities and items, in their order: there is no past in it.
+//! # Rest
+//!
+//! Above the target lies a *dead band*, up to [`band`]. A replica that serves so much today keeps it,
+//! and takes in nothing more; beyond the band it gives away as much as brings it back to the middle of
+//! it. So demand can waver by the width of the band, and nobody is moved. What is served today is an
+//! input ([`Item::kept`]), which all redirectors have heard alike: there is no other past in the
+//! result. Items that cannot be divided are dealt with in `whole`.
 
+use crate::whole;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
@@ -29,11 +36,21 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 /// left takes in the growth of demand until it is told (some ten seconds), prefixes that go as a
 /// whole, and the unevenness of hashing.
 pub(crate) const OVERFLOW_PERMILLE: u64 = 850;
-/// To what limits are raised where that is not enough. Steps, so that small changes of demand
-/// change nothing.
-const LEVELS: [u64; 14] =
-    [900, 950, 1000, 1125, 1250, 1500, 1750, 2000, 2500, 3000, 4000, 6000, 8000, 10_000];
-/// After so many raises of limits all are lifted.
+/// To what targets are raised where that is not enough. Steps, so that small changes of demand
+/// change nothing; small ones where every per cent counts.
+const LEVELS: [u64; 19] = [
+    870, 890, 910, 930, 950, 970, 1000, 1050, 1125, 1250, 1500, 1750, 2000, 2500, 3000, 4000, 6000, 8000,
+    10_000,
+];
+/// The width of the dead band, thousandths of the capacity…
+const BAND: u64 = 70;
+/// …which does not reach beyond this, or the target where that is higher: rates are told within an
+/// eighth, and the errors of many add up to a few per cent.
+const BAND_TOP: u64 = 965;
+/// A raised target is at least so much higher than the demand, thousandths: with none to spare, clients
+/// would have to go wherever the last room is.
+const CHOICE: u64 = 20;
+/// After so many raises of targets all are lifted.
 const RAISES_MAX: usize = 64;
 /// In an item's costs: it cannot go there.
 pub(crate) const NEVER: u32 = u32::MAX;
@@ -49,6 +66,8 @@ pub(crate) struct Item {
     pub(crate) best: u32,
     /// Whether they go to one replica as a whole: clients of one prefix cannot be told apart.
     pub(crate) whole: bool,
+    /// Who serves them today.
+    pub(crate) kept: Option<u32>,
 }
 
 /// Who gets what.
@@ -63,17 +82,26 @@ pub(crate) struct Plan {
     pub(crate) fill: Vec<u64>,
     /// For each replica, the demand it gets.
     pub(crate) load: Vec<u64>,
+    /// For each replica, what it may get.
+    pub(crate) limits: Vec<u64>,
 }
 
 /// Divides `items` among replicas with these capacities (`None`: no limit).
 pub(crate) fn assign(capacities: &[Option<u64>], items: &[Item]) -> Plan {
+    let items = &whole::possible(capacities, items)[..];
+    let mut held = vec![0; capacities.len()];
+    for item in items {
+        let kept = item.kept.filter(|kept| item.costs[*kept as usize] != NEVER);
+        kept.into_iter().for_each(|kept| held[kept as usize] += item.demand);
+    }
     let mut fill = vec![OVERFLOW_PERMILLE; capacities.len()];
     for raise in 0.. {
-        let mut flow = Flow::new(capacities, &fill, items);
+        let limits = (0..fill.len()).map(|at| limit(capacities[at], fill[at], held[at])).collect();
+        let mut flow = Flow::new(limits, items);
         match flow.solve() {
             Ok(()) => return flow.plan(capacities, fill),
             Err(Stuck(replicas)) if raise < RAISES_MAX => {
-                let level = flow.level(capacities, &replicas);
+                let level = flow.level(capacities, &fill, &replicas);
                 replicas.iter().for_each(|replica| fill[*replica] = fill[*replica].max(level));
             }
             // So many separate shortages: better an uneven answer than none.
@@ -81,6 +109,18 @@ pub(crate) fn assign(capacities: &[Option<u64>], items: &[Item]) -> Plan {
         }
     }
     unreachable!("with limits raised to the utmost everything fits");
+}
+
+/// The upper end of the dead band above a target, thousandths of the capacity.
+pub(crate) fn band(fill: u64) -> u64 {
+    if fill <= 1000 { (fill + BAND).min(BAND_TOP).max(fill) } else { fill.saturating_add(fill / 20) }
+}
+
+/// What a replica may get that serves `held` today.
+fn limit(capacity: Option<u64>, fill: u64, held: u64) -> u64 {
+    let Some(capacity) = capacity.filter(|_| fill < u64::MAX) else { return u64::MAX };
+    let (target, top) = (scale(capacity, fill), scale(capacity, band(fill)));
+    if held > top { target.midpoint(top) } else { held.max(target) }
 }
 
 /// These replicas are at their limits, and nothing of theirs can go to any other.
@@ -108,17 +148,15 @@ struct Step {
 }
 
 impl<'a> Flow<'a> {
-    fn new(capacities: &[Option<u64>], fill: &[u64], items: &'a [Item]) -> Flow<'a> {
-        let limit = |(capacity, fill): (&Option<u64>, &u64)| {
-            capacity.map_or(u64::MAX, |capacity| scale(capacity, *fill))
-        };
+    fn new(limits: Vec<u64>, items: &'a [Item]) -> Flow<'a> {
+        let count = limits.len();
         let mut flow = Flow {
             items,
-            limits: capacities.iter().zip(fill).map(limit).collect(),
+            limits,
             shares: vec![BTreeMap::new(); items.len()],
-            load: vec![0; capacities.len()],
-            prices: vec![0; capacities.len()],
-            moves: vec![None; capacities.len()],
+            load: vec![0; count],
+            prices: vec![0; count],
+            moves: vec![None; count],
         };
         for (index, item) in items.iter().enumerate().filter(|(_, item)| item.demand > 0) {
             flow.put(index, item.best as usize, item.demand);
@@ -233,50 +271,24 @@ impl<'a> Flow<'a> {
     }
 
     /// The level that `replicas` need to take in what is theirs together.
-    fn level(&self, capacities: &[Option<u64>], replicas: &BTreeSet<usize>) -> u64 {
+    fn level(&self, capacities: &[Option<u64>], fill: &[u64], replicas: &BTreeSet<usize>) -> u64 {
         let load: u128 = replicas.iter().map(|replica| u128::from(self.load[*replica])).sum();
         let capacity: u128 = replicas.iter().filter_map(|replica| capacities[*replica]).map(u128::from).sum();
-        let needed = (load * 1000).div_ceil(capacity.max(1));
-        let level = LEVELS.iter().find(|level| u128::from(**level) >= needed);
+        // Limits are rounded down: what has not sufficed does not suffice again.
+        let above = replicas.iter().map(|replica| u128::from(fill[*replica]) + 1).min().unwrap_or(0);
+        let needed = (load * 1000).div_ceil(capacity.max(1)).max(above);
+        let spare = |level: u64| if level < 1000 { u128::from(CHOICE) } else { 0 };
+        let level = LEVELS.iter().find(|level| u128::from(**level) >= needed + spare(**level));
         // Beyond the last step by whole capacities, and one more against rounding.
         level.copied().unwrap_or_else(|| u64::try_from((needed / 1000 + 2) * 1000).unwrap_or(u64::MAX))
     }
 
-    fn plan(mut self, capacities: &[Option<u64>], fill: Vec<u64>) -> Plan {
-        self.make_whole(capacities);
+    fn plan(self, capacities: &[Option<u64>], fill: Vec<u64>) -> Plan {
         let price = |price: &i64| u32::try_from(*price).unwrap_or(NEVER);
-        Plan { prices: self.prices.iter().map(price).collect(), shares: self.shares, fill, load: self.load }
-    }
-
-    /// Puts items that cannot be divided into one place: at most one for each pair of replicas was
-    /// divided. The large ones first, each to where it fits at the least cost, or else to where it
-    /// does the least harm.
-    fn make_whole(&mut self, capacities: &[Option<u64>]) {
-        let mut divided: Vec<usize> =
-            (0..self.items.len()).filter(|i| self.items[*i].whole && self.shares[*i].len() > 1).collect();
-        divided.sort_by_key(|item| (Reverse(self.items[*item].demand), *item));
-        for item in &divided {
-            for (replica, amount) in self.shares[*item].clone() {
-                self.take(*item, replica as usize, amount);
-            }
-        }
-        for index in divided {
-            let item = &self.items[index];
-            let after = |replica: usize| {
-                let load = self.load[replica] + item.demand;
-                capacities[replica]
-                    .map_or(0, |capacity| u128::from(load) * 1000 / u128::from(capacity.max(1)))
-            };
-            let cost = |replica: usize| i64::from(item.costs[replica]) + self.prices[replica];
-            let possible = (0..self.load.len()).filter(|replica| item.costs[*replica] != NEVER);
-            let place = |replica: &usize| match after(*replica) {
-                fits if fits <= 1000 => (0, u128::from(cost(*replica).unsigned_abs())),
-                over => (over, 0),
-            };
-            if let Some(replica) = possible.min_by_key(place) {
-                self.put(index, replica, item.demand);
-            }
-        }
+        let prices = self.prices.iter().map(price).collect();
+        let mut plan = Plan { prices, shares: self.shares, fill, load: self.load, limits: self.limits };
+        whole::settle(capacities, self.items, &mut plan);
+        plan
     }
 }
 

@@ -235,7 +235,7 @@ fn sites_on_the_same_members_share_their_capacity() {
         let first = |at: u32| generation.answer(prefix(at).addr(), "www").unwrap().v4().next().unwrap().0.id;
         (0..48 * PREFIXES).filter(|at| first(*at) == inputs.members[0].id).count()
     };
-    let (alone, shared) = (here(vec![(www(), 1000)]), here(vec![(docs, 884), (www(), 116)]));
+    let (alone, shared) = (here(vec![(www(), 1000)]), here(vec![(docs, 900), (www(), 100)]));
     assert!(alone > 500 && shared * 4 < alone, "{alone} alone, {shared} beside another site");
 }
 
@@ -263,7 +263,10 @@ fn small_changes_of_demand_change_little() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    // As many as a loaded machine can do; GODWIT_CASES asks for more.
+    #![proptest_config(ProptestConfig::with_cases(
+        std::env::var("GODWIT_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(24)
+    ))]
 
     /// Two redirectors, one of which has seen other inputs before and hears the last in another
     /// order, and a third that has just started: they tell every prefix the same.
@@ -324,11 +327,9 @@ proptest! {
         for rate in rates.values_mut() {
             *rate = ((*rate as f64) * load * capacity as f64 / sum as f64) as u64;
         }
-        let smallest = u64::from(*capacities.iter().min().unwrap()) * 1000;
-        prop_assume!(rates.values().all(|rate| rate * 33 <= smallest));
         let limited: Vec<Option<u32>> = capacities.iter().copied().map(Some).collect();
         let mut world = World::new(&limited, rates);
-        (0..2).for_each(|_| world.step());
+        (0..6).for_each(|_| world.step());
         for (load, rps) in world.loads().into_iter().zip(&capacities) {
             prop_assert!(load <= u64::from(*rps) * 1000, "{load} of {rps}000: {:?}", world.generation().decisions());
         }
