@@ -9,7 +9,14 @@
 //!
 //! Per replica count: the most that anybody gets of its capacity, with the capacities known to the map
 //! and unknown to it; per client, weighted by what it asks for: the round-trip time to the replica it is
-//! sent to minus that to the best of all.
+//! sent to minus that to the best of all; and how far that is from what is possible ([`best`]): the same
+//! of the best division that capacity allows, and the share of clients that are sent materially (10 % and
+//! 2 ms) further than anybody of their place is in it. For comparison, who goes to the nearest on Earth.
+//!
+//! In the first half of the rounds the map learns: nothing was measured before, and demand is known as it
+//! is served. Changes of replica are told apart for this half and the other one.
+
+mod best;
 
 use crate::matrix::{Matrix, Source};
 use godwit_core::certificate::{Role, Serial};
@@ -46,9 +53,13 @@ pub(crate) struct Arguments {
     /// Random sets of replicas.
     #[arg(long, default_value_t = 20)]
     sets: usize,
-    /// Rounds; the last half counts.
-    #[arg(long, default_value_t = 12)]
+    /// Rounds, of 10 s; the last half counts.
+    #[arg(long, default_value_t = 36)]
     rounds: usize,
+    /// Begin with every replica measured once from every city, as after long exploring. Otherwise nothing
+    /// was measured before, and only what clients are sent to is measured.
+    #[arg(long)]
+    measured: bool,
     /// Seed of everything random.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -62,6 +73,7 @@ struct Report {
     matrix: String,
     sets: usize,
     seed: u64,
+    measured: bool,
     results: Vec<Row>,
 }
 
@@ -78,8 +90,17 @@ struct Row {
     p50_ms: f64,
     p95_ms: f64,
     mean_ms: f64,
-    /// Changes of replica per client and hour, with a new map every 10 s.
+    /// The same for the best division that capacity allows.
+    best_p95_ms: f64,
+    best_mean_ms: f64,
+    /// The same for who goes to the nearest replica on Earth, whatever it can take.
+    nearest_p95_ms: f64,
+    /// Clients sent materially further than any of their place in the best division, per cent.
+    worse_percent: f64,
+    /// Changes of replica per client and hour, with a new map every 10 s, in the counted rounds.
     changes_per_client_hour: f64,
+    /// Changes of replica per client, while the map learns.
+    changes_learning: f64,
     /// Mean time to compute a generation, ms.
     compute_ms: f64,
 }
@@ -97,7 +118,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         }
     }
     let matrix = format!("{:?}", arguments.matrix).to_lowercase();
-    let report = Report { matrix, sets: arguments.sets, seed: arguments.seed, results };
+    let Arguments { sets, seed, measured, .. } = *arguments;
+    let report = Report { matrix, sets, seed, measured, results };
     if !arguments.json {
         print_table(&report);
     }
@@ -107,10 +129,15 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 fn print_table(report: &Report) {
     println!("{} replica sets from {}; RTT over that to the best replica, ms\n", report.sets, report.matrix);
-    println!("replicas  load  capacities  most used  overloaded    p50    p95   mean  changes/h  compute");
+    println!(
+        "                                             map                best possible  nearest           changes"
+    );
+    println!(
+        "replicas  load  capacities  most used  over  p50    p95   mean    p95   mean    p95  worse     /h  learning  compute"
+    );
     for row in &report.results {
         println!(
-            "{:>8}  {:>4.2}  {:<10}  {:>8.0} %  {:>8.1} %  {:>5.1}  {:>5.1}  {:>5.1}  {:>9.2}  {:>4.1} ms",
+            "{:>8}  {:>4.2}  {:<10}  {:>7.1} %  {:>4.1} % {:>4.1}  {:>5.1}  {:>5.1}  {:>5.1}  {:>5.1}  {:>5.1}  {:>4.1} %  {:>5.2}  {:>8.2}  {:>4.1} ms",
             row.replicas,
             row.load,
             if row.capacities_known { "known" } else { "unknown" },
@@ -119,7 +146,12 @@ fn print_table(report: &Report) {
             row.p50_ms,
             row.p95_ms,
             row.mean_ms,
+            row.best_p95_ms,
+            row.best_mean_ms,
+            row.nearest_p95_ms,
+            row.worse_percent,
             row.changes_per_client_hour,
+            row.changes_learning,
             row.compute_ms
         );
     }
@@ -137,7 +169,11 @@ fn measure(
     for set in 0..arguments.sets {
         let seed = arguments.seed.wrapping_mul(1_000_003).wrapping_add(set as u64);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        World::draw(matrix, replicas, load, known, &mut rng)?.run(arguments.rounds, &mut rng, &mut counts);
+        let mut world = World::draw(matrix, replicas, load, known, &mut rng)?;
+        if arguments.measured {
+            world.measure_all(&mut rng);
+        }
+        world.run(arguments.rounds, &mut rng, &mut counts);
     }
     Ok(counts.row(replicas, load, known))
 }
@@ -148,24 +184,38 @@ struct Counts {
     utilisations: Vec<f64>,
     /// Penalty in ms and what the client asks for.
     penalties: Vec<(f64, f64)>,
+    /// The same for the best division, and for the nearest on Earth.
+    best: Vec<(f64, f64)>,
+    nearest: Vec<(f64, f64)>,
+    worse: f64,
     moved: f64,
     asked: f64,
+    /// In the rounds that do not count.
+    moved_learning: f64,
+    asked_learning: f64,
+    rounds_learning: usize,
     spent: Duration,
     generations: u32,
 }
 
+/// The value below which this part of all weight lies. Sorts.
+fn quantile(values: &mut [(f64, f64)], part: f64) -> f64 {
+    values.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut left = values.iter().map(|(_, weight)| weight).sum::<f64>() * part;
+    let found = values.iter().find(|(_, weight)| {
+        left -= weight;
+        left <= 0.0
+    });
+    found.map_or(0.0, |(value, _)| *value)
+}
+
+fn mean(values: &[(f64, f64)]) -> f64 {
+    let all: f64 = values.iter().map(|(_, weight)| weight).sum();
+    values.iter().map(|(value, weight)| value * weight).sum::<f64>() / all
+}
+
 impl Counts {
     fn row(mut self, replicas: usize, load: f64, capacities_known: bool) -> Row {
-        self.penalties.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let all: f64 = self.penalties.iter().map(|(_, weight)| weight).sum();
-        let quantile = |q: f64| {
-            let mut left = all * q;
-            let found = self.penalties.iter().find(|(_, weight)| {
-                left -= weight;
-                left <= 0.0
-            });
-            found.map_or(0.0, |(ms, _)| *ms)
-        };
         let over = self.utilisations.iter().filter(|utilisation| **utilisation > 1.0).count();
         Row {
             replicas,
@@ -173,10 +223,15 @@ impl Counts {
             capacities_known,
             most_utilised: self.utilisations.iter().copied().fold(0.0, f64::max),
             overloaded_percent: 100.0 * over as f64 / self.utilisations.len().max(1) as f64,
-            p50_ms: quantile(0.5),
-            p95_ms: quantile(0.95),
-            mean_ms: self.penalties.iter().map(|(ms, weight)| ms * weight).sum::<f64>() / all,
+            p50_ms: quantile(&mut self.penalties, 0.5),
+            p95_ms: quantile(&mut self.penalties, 0.95),
+            mean_ms: mean(&self.penalties),
+            best_p95_ms: quantile(&mut self.best, 0.95),
+            best_mean_ms: mean(&self.best),
+            nearest_p95_ms: quantile(&mut self.nearest, 0.95),
+            worse_percent: 100.0 * self.worse / self.asked,
             changes_per_client_hour: 360.0 * self.moved / self.asked,
+            changes_learning: self.moved_learning / self.asked_learning * self.rounds_learning as f64,
             compute_ms: self.spent.as_secs_f64() * 1000.0 / f64::from(self.generations.max(1)),
         }
     }
@@ -263,6 +318,8 @@ impl<'a> World<'a> {
     }
 
     fn run(mut self, rounds: usize, rng: &mut ChaCha8Rng, counts: &mut Counts) {
+        let allowed = self.compare(counts);
+        counts.rounds_learning = rounds - rounds / 2;
         let mut choices: Vec<Option<usize>> = vec![None; self.clients.len()];
         for round in 0..rounds {
             let started = Instant::now();
@@ -278,11 +335,17 @@ impl<'a> World<'a> {
                 loads[chosen] += rate;
                 served[chosen].total_mrps += rate as u64;
                 served[chosen].prefixes.push((client.prefix, rate as u32));
+                let moved = if choices[at].is_some_and(|before| before != chosen) { rate } else { 0.0 };
                 if counted {
-                    counts.penalties.push((self.penalty(client, chosen), rate));
+                    let rtt = self.rtt(client.city, chosen);
+                    counts.penalties.push((rtt - self.least(client.city), rate));
+                    let best = allowed.get(&client.city).copied().unwrap_or(f64::MAX);
+                    counts.worse += if rtt > best * 1.1 && rtt > best + 2.0 { rate } else { 0.0 };
                     counts.asked += rate;
-                    counts.moved +=
-                        if choices[at].is_some_and(|before| before != chosen) { rate } else { 0.0 };
+                    counts.moved += moved;
+                } else {
+                    counts.asked_learning += rate;
+                    counts.moved_learning += moved;
                 }
                 choices[at] = Some(chosen);
             }
@@ -292,6 +355,17 @@ impl<'a> World<'a> {
                 counts.utilisations.extend(used);
             }
             self.tell(served, &choices, rng);
+        }
+    }
+
+    /// Each replica measures each city once, each on another prefix.
+    fn measure_all(&mut self, rng: &mut ChaCha8Rng) {
+        for of_city in self.clients.chunks(PREFIXES) {
+            for (replica, member) in self.inputs.members.iter().enumerate() {
+                let Some(client) = of_city.get(replica % PREFIXES) else { continue };
+                let rtt_us = (self.rtt(client.city, replica) * rng.random_range(1.0..1.1) * 1000.0).round();
+                self.observed.insert((member.id, client.prefix), VecDeque::from([rtt_us as u32]));
+            }
         }
     }
 
@@ -330,10 +404,42 @@ impl<'a> World<'a> {
         self.inputs.members.iter().position(|known| known.id == member.id)
     }
 
-    fn penalty(&self, client: &Client, chosen: usize) -> f64 {
-        let rtt = |place: usize| self.matrix.rtt(client.city, place).unwrap_or(f64::MAX);
-        let best = self.replicas.iter().map(|place| rtt(*place)).fold(f64::MAX, f64::min);
-        rtt(self.replicas[chosen]) - best
+    /// Round-trip time from a city to a replica, ms.
+    fn rtt(&self, city: usize, replica: usize) -> f64 {
+        self.matrix.rtt(city, self.replicas[replica]).unwrap_or(f64::MAX)
+    }
+
+    /// The same to the best of all.
+    fn least(&self, city: usize) -> f64 {
+        (0..self.replicas.len()).map(|replica| self.rtt(city, replica)).fold(f64::MAX, f64::min)
+    }
+
+    /// Notes what the best division and the nearest on Earth come to; the furthest that anybody of
+    /// each city is sent in the best division, ms.
+    fn compare(&self, counts: &mut Counts) -> BTreeMap<usize, f64> {
+        let mut demand: BTreeMap<usize, f64> = BTreeMap::new();
+        self.clients.iter().for_each(|client| *demand.entry(client.city).or_default() += client.rate);
+        let (cities, demand): (Vec<usize>, Vec<f64>) = demand.into_iter().unzip();
+        let rtts: Vec<Vec<f64>> = cities
+            .iter()
+            .map(|city| (0..self.replicas.len()).map(|replica| self.rtt(*city, replica)).collect())
+            .collect();
+        let capacities: Vec<f64> = self.capacities.iter().map(|rps| rps * 1000.0).collect();
+        let best = best::divide(&demand, &rtts, &capacities);
+        let mut furthest = BTreeMap::new();
+        for (at, city) in cities.iter().enumerate() {
+            let least = self.least(*city);
+            let place = |place: usize| self.matrix.places[place].coordinates;
+            let km = |replica: &usize| place(*city).distance_km(place(self.replicas[*replica]));
+            let nearest = (0..self.replicas.len()).min_by(|a, b| km(a).total_cmp(&km(b))).unwrap_or(0);
+            counts.nearest.push((rtts[at][nearest] - least, demand[at]));
+            for (replica, share) in best.shares[at].iter().enumerate().filter(|(_, share)| **share > 1.0) {
+                counts.best.push((rtts[at][replica] - least, *share));
+                let known = furthest.entry(*city).or_insert(0.0f64);
+                *known = known.max(rtts[at][replica]);
+            }
+        }
+        furthest
     }
 }
 
