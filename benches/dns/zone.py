@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a static zone for a data set of prefixes: zone.toml and prefixes.tsv.
 
-usage: zone.py DATADIR [--by prefix|country] [--listen ADDRESS] [--workers N] [--out DIR] [--no-limit]
+usage: zone.py DATADIR [--by prefix|country] [--listen ADDRESS] [--workers N] [--out DIR] [--no-limit] [--general]
 
 DATADIR holds truth.tsv (prefix <tab> number of a region), names.txt and geo.mmdb, as the measuring
 kit's gen.py makes them: eight regions with three addresses each, clients of no prefix to region 3.
@@ -25,11 +25,14 @@ def main():
     arguments.add_argument("--workers", type=int, default=1)
     arguments.add_argument("--out")
     arguments.add_argument("--no-limit", action="store_true", help="no limit of replies per source")
+    arguments.add_argument("--general", action="store_true", help="no fast path: for comparing the general one")
     a = arguments.parse_args()
     data = os.path.abspath(a.data)
     out = os.path.abspath(a.out or data)
     toml = [f'origin = "svc.example.test"', 'state_file = "states.toml"', "", "[redirector]",
             f'listen = ["{a.listen}"]', f"workers = {a.workers}", "ttl_secs = 60", "ttl_static_secs = 60"]
+    if a.general:
+        toml += ["fast_path = false"]
     if a.no_limit:
         toml += ["limits.replies_per_second = 0"]
     for region in range(len(COUNTRIES)):

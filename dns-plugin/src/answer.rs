@@ -80,6 +80,8 @@ pub struct Reply {
     pub modest: bool,
     /// Whether it may be repeated to others.
     pub cache: Cache,
+    /// The site whose choice in the map decided; `None` where none did.
+    pub decided: Option<SiteRef>,
     /// Until when it may be repeated: signatures are replaced and keys change. [`Time::NEVER`] when
     /// nothing in it ages.
     pub until: Time,
@@ -102,6 +104,7 @@ impl Reply {
             scope: 0,
             modest: false,
             cache: Cache::Never,
+            decided: None,
             until: Time::NEVER,
         }
     }
@@ -382,7 +385,7 @@ impl Draft<'_> {
     fn chosen(self, site: SiteRef, client: IpAddr) -> Reply {
         let generation = &self.view.generation;
         let answer = generation.told(site, generation.choose(site, client));
-        Reply { cache: Cache::Choice, ..self.addresses(answer) }
+        Reply { cache: Cache::Choice, decided: Some(site), ..self.addresses(answer) }
     }
 
     /// Those of the region's nodes that the map chooses for the client.
@@ -438,7 +441,7 @@ impl Draft<'_> {
         let beside = |data| Record::from_rdata(owner.clone(), seconds(ttl), data);
         let additional = v4.chain(v6).map(beside).collect();
         let reply = self.reply(vec![self.record(ttl, data)]);
-        Reply { additional, scope: answer.scope, cache: Cache::Choice, ..reply }
+        Reply { additional, scope: answer.scope, cache: Cache::Choice, decided: Some(site), ..reply }
     }
 
     /// The reasons of a choice. They depend on more than the choice, and are long: see
@@ -481,6 +484,7 @@ impl Draft<'_> {
             scope: 0,
             modest: false,
             cache: Cache::Shared,
+            decided: None,
             until: Time::NEVER,
         }
     }

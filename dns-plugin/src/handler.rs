@@ -13,6 +13,7 @@ use crate::screen::{Opt, Screened, screen};
 use crate::size::{self, Shape, fit};
 use crate::view::{SharedView, View};
 use godwit_core::time::Time as Instant;
+use godwit_map::SiteRef;
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::op::{Header, HeaderCounts, Metadata, ResponseCode};
@@ -45,6 +46,8 @@ pub struct Replied {
     pub code: ResponseCode,
     /// On what its records depend.
     pub cache: Cache,
+    /// The site whose choice in the map decided; `None` where none did.
+    pub decided: Option<SiteRef>,
     /// Until when it may be repeated.
     pub until: Instant,
     /// How long its records are; `None` when some were left out.
@@ -91,7 +94,8 @@ impl Handler {
         let opt = received.query.edns.as_ref();
         let opt = opt.map(|opt| self.manners.opt_record(view, opt, said.as_ref(), &reply));
         let bytes = message::encode(received, &name, &reply, truncated, opt.as_ref())?;
-        Some(Replied { bytes, code: reply.code, cache: reply.cache, until: reply.until, shape })
+        let Reply { code, cache, decided, until, .. } = reply;
+        Some(Replied { bytes, code, cache, decided, until, shape })
     }
 
     /// Decides on a query: pure, and the same for every transport but for the length.

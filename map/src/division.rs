@@ -13,6 +13,7 @@
 
 use crate::asked::{Localities, Rates, incumbent};
 use crate::decisions::Because;
+use crate::grounds::Ground;
 use crate::inputs::{Inputs, MemberInput};
 use crate::spill::{Item, NEVER, Plan, assign, pour, scale};
 use crate::table::{Candidate, Family, Knowledge, Locality};
@@ -268,6 +269,23 @@ impl Division {
             .iter()
             .map(|(first, weight)| ([*first].into_iter().chain(equals(*first)).collect(), *weight))
             .collect()
+    }
+
+    /// What decides who of `order` is told first to the clients of a locality, most of whom have the
+    /// value `usual`.
+    pub(crate) fn ground(
+        &self,
+        inputs: &Inputs,
+        order: &[Candidate],
+        locality: Locality,
+        family: Family,
+        usual: u32,
+    ) -> Ground {
+        let nearest = order.iter().find(|candidate| family.serves(inputs, candidate.member));
+        let nearest = nearest.map(|nearest| nearest.member);
+        let keeper = nearest.filter(|nearest| self.price(*nearest) == 0);
+        let keeper = keeper.and_then(|_| self.leans.get(&locality).copied());
+        Ground::Ranked { usual, nearest, keeper }
     }
 
     /// Why `first` is told first.

@@ -505,6 +505,14 @@ impl Generation {
         Choice { key: ChoiceKey(key), scope }
     }
 
+    /// Why `client` is told what it is told of a site of this generation, and which rules gave way for
+    /// the site: as quick as [`Generation::choose`], for counting. An IPv4 client is given as IPv4, never
+    /// mapped into IPv6.
+    pub fn because(&self, site: SiteRef, client: IpAddr) -> (Because, Tier) {
+        let because = self.tables.get(site.table()).map_or(Because::Hash, |table| table.because(client));
+        (because, self.sites.get(site.index as usize).map_or(Tier::Empty, |site| site.tier))
+    }
+
     /// What those with this choice are told.
     pub fn told(&self, site: SiteRef, choice: Choice) -> Answer<'_> {
         let told = self.tables.get(site.table()).map(|table| table.answer(choice.key.0));

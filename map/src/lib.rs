@@ -56,6 +56,7 @@ mod explore;
 pub mod export;
 mod generation;
 pub mod geo;
+mod grounds;
 mod index;
 mod inputs;
 mod mmdb;

@@ -10,11 +10,12 @@
 //! A run's value is a number: of an answer, or with [`SPLIT`] set of a split. Answers are numbered
 //! densely, so that whoever encodes them beforehand keeps an array ([`Table::choose`]).
 
-use crate::decisions::Decisions;
+use crate::decisions::{Because, Decisions};
 use crate::division::{Division, Weighted};
 use crate::estimate::{Client, Estimate, Estimator, Source};
 use crate::explore;
 use crate::geo::{GeoDb, Place, PlaceId, Point};
+use crate::grounds::{Ground, Grounds};
 use crate::index::Indexed;
 use crate::inputs::Inputs;
 use crate::observe::Observed;
@@ -38,6 +39,8 @@ const EQUALS_MAX: usize = 3;
 pub(crate) const CLIENT_V4_LEN: u8 = 24;
 /// See [`CLIENT_V4_LEN`].
 pub(crate) const CLIENT_V6_LEN: u8 = 48;
+/// The number of [`Ground::Hash`].
+const HASH: u32 = 0;
 /// Marks a value that is not an answer's number but a split's.
 const SPLIT: u32 = 1 << 31;
 
@@ -96,6 +99,7 @@ pub(crate) struct Table {
     v6: Indexed<u128, u32>,
     /// The value of each locality. Sorted.
     told: Vec<(Locality, u32)>,
+    grounds: Grounds,
     decisions: Decisions,
 }
 
@@ -309,6 +313,7 @@ impl Table {
             decisions: Decisions::default(),
             numbers: BTreeMap::new(),
             splits: BTreeMap::new(),
+            grounds: BTreeMap::from([(Ground::Hash, HASH)]),
             unknown: 0,
             told: Vec::new(),
         };
@@ -320,15 +325,24 @@ impl Table {
             .iter()
             .map(|place| match place {
                 Place::Point(Point { coordinates, .. }) => compiler.place(*coordinates),
-                Place::Rule(rule) => Value::same(compiler.rule(*rule)),
+                Place::Rule(rule) => Value { ground: compiler.ground(Ground::Rule), ..compiler.rule(*rule) },
             })
             .collect();
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        let (mut grounds_v4, mut grounds_v6) = (Vec::new(), Vec::new());
         for prefix in knowledge.observed.prefixes() {
-            let answer = compiler.prefix(prefix);
+            let (answer, ground) = compiler.prefix(prefix);
             match prefix {
-                IpNet::V4(net) => v4.push(Block::new(u32::from(net.network()), net.prefix_len(), answer)),
-                IpNet::V6(net) => v6.push(Block::new(u128::from(net.network()), net.prefix_len(), answer)),
+                IpNet::V4(net) => {
+                    let block = |value| Block::new(u32::from(net.network()), net.prefix_len(), value);
+                    v4.push(block(answer));
+                    grounds_v4.push(block(ground));
+                }
+                IpNet::V6(net) => {
+                    let block = |value| Block::new(u128::from(net.network()), net.prefix_len(), value);
+                    v6.push(block(answer));
+                    grounds_v6.push(block(ground));
+                }
             }
         }
         let unknown_place = Value::same(unknown);
@@ -341,10 +355,14 @@ impl Table {
             None => overlay(knowledge.geo.v4(), told, &v4),
         };
         let (v4, v6) = (Indexed::new(v4), Indexed::new(overlay(knowledge.geo.v6(), told, &v6)));
-        let Compiler { members, numbers, splits, mut told, decisions, .. } = compiler;
+        let ground = |place: PlaceId| value(place).ground;
+        let grounds_v4 = Indexed::new(overlay(knowledge.geo.v4(), ground, &grounds_v4));
+        let grounds_v6 = Indexed::new(overlay(knowledge.geo.v6(), ground, &grounds_v6));
+        let Compiler { members, numbers, splits, grounds, mut told, decisions, .. } = compiler;
+        let grounds = Grounds { grounds: in_order(grounds), v4: grounds_v4, v6: grounds_v6 };
         told.sort_unstable();
         let (answers, splits) = (in_order(numbers), in_order(splits));
-        Table { members, answers, splits, v4, v6, told, decisions }
+        Table { members, answers, splits, v4, v6, told, grounds, decisions }
     }
 
     pub(crate) fn members(&self) -> &[u32] {
@@ -380,6 +398,17 @@ impl Table {
             return (value, scope);
         }
         (self.resolve(value, client), scope.max(client_len(client)))
+    }
+
+    /// Why a client is told its answer.
+    pub(crate) fn because(&self, client: IpAddr) -> Because {
+        let ((value, _), (ground, _)) = match client {
+            IpAddr::V4(address) => (self.v4.get(address.into()), self.grounds.v4.get(address.into())),
+            IpAddr::V6(address) => (self.v6.get(address.into()), self.grounds.v6.get(address.into())),
+        };
+        let told = self.answer(if value & SPLIT == 0 { value } else { self.resolve(value, client) });
+        let ground = self.grounds.grounds.get(ground as usize).copied().unwrap_or(Ground::Hash);
+        ground.because(value, &told)
     }
 
     /// The answer of this number.
@@ -440,6 +469,7 @@ struct Compiler<'a> {
     decisions: Decisions,
     numbers: BTreeMap<Told, u32>,
     splits: BTreeMap<Split, u32>,
+    grounds: BTreeMap<Ground, u32>,
     unknown: u32,
     told: Vec<(Locality, u32)>,
 }
@@ -451,10 +481,10 @@ impl Compiler<'_> {
 
     /// The value of an observed prefix: what it explores, if it does, counts for this generation
     /// only.
-    fn prefix(&mut self, prefix: IpNet) -> u32 {
+    fn prefix(&mut self, prefix: IpNet) -> (u32, u32) {
         let value = self.locality(Locality::Prefix(prefix), &self.knowledge.observed_client(prefix));
         let lot = self.inputs.exploration.and_then(|exploration| exploration.lot(prefix));
-        value.drawn(lot)
+        (value.drawn(lot), value.ground)
     }
 
     fn locality(&mut self, locality: Locality, client: &Client) -> Value {
@@ -473,6 +503,8 @@ impl Compiler<'_> {
             self.decisions.count(source.map(|c| c.estimate.source), because, shares.len() > 1);
         }
         let value = self.divided(&v4, &v6);
+        let ground = self.division.ground(self.inputs, &order, locality, family, value);
+        let ground = self.ground(ground);
         self.told.push((locality, value));
         let candidates = match self.inputs.exploration {
             Some(_) => explore::candidates(self.inputs, &order),
@@ -484,7 +516,8 @@ impl Compiler<'_> {
         let usual = Told { v4: first(&v4), v6: first(&v6) };
         let explored = candidates.into_iter().filter(|member| self.division.is_roomy(*member));
         let explored: Vec<Told> = explored.map(|member| explore::told(self.inputs, member, usual)).collect();
-        Value { told: value, explored: explored.into_iter().map(|told| self.number(told)).collect() }
+        let explored = explored.into_iter().map(|told| self.number(told)).collect();
+        Value { told: value, explored, ground }
     }
 
     /// The value of a run whose clients are divided among these, in each family.
@@ -522,10 +555,15 @@ impl Compiler<'_> {
     }
 
     /// The answer under a rule, whatever it was before: what is listed needs no steadying.
-    fn rule(&mut self, rule: RuleId) -> u32 {
+    fn rule(&mut self, rule: RuleId) -> Value {
         let order = self.knowledge.ruled(self.inputs, &self.members, Locality::Rule(rule));
         let [v4, v6] = rules::tell(self.inputs, &order, self.knowledge.geo.at_most());
-        self.divided_as(&v4, &v6, Picks::listed)
+        Value::same(self.divided_as(&v4, &v6, Picks::listed))
+    }
+
+    fn ground(&mut self, ground: Ground) -> u32 {
+        let next = self.grounds.len() as u32;
+        *self.grounds.entry(ground).or_insert(next)
     }
 
     /// All members, each with its part of the clients. With one there is nothing to choose, and its
@@ -560,12 +598,14 @@ struct Value {
     told: u32,
     /// Those that explore: answers by lot.
     explored: Vec<u32>,
+    /// The number of what decides.
+    ground: u32,
 }
 
 impl Value {
-    /// The same for all.
+    /// The same for all, by hash.
     fn same(told: u32) -> Value {
-        Value { told, explored: Vec::new() }
+        Value { told, explored: Vec::new(), ground: HASH }
     }
 
     /// What those with this lot get.

@@ -4,7 +4,7 @@
 
 use crate::asking::Asking;
 use crate::decisions::{Decisions, Sample};
-use crate::metrics::{Drop, Metrics, Outcome, Transport};
+use crate::metrics::{Decision, Drop, Metrics, Outcome, Transport};
 use crate::transfer::{self, Transfers};
 use crate::tsig::Opened;
 use crate::udp::truncate;
@@ -88,6 +88,10 @@ impl Engine {
             };
             let kind = Some(query.kind.into());
             self.metrics.answered(Outcome { transport, kind, code: replied.code });
+            if let Some(site) = replied.decided {
+                let client = client(query.edns.as_ref(), source.ip());
+                self.metrics.decided(Decision::of(&view.generation, site, client));
+            }
             if self.decisions.is_due() {
                 self.offer(packet, source, transport);
             }

@@ -139,8 +139,11 @@ impl Decisions {
         if self.one_in == 0 {
             return false;
         }
-        // Whoever takes the last one starts anew; a few that come between are not looked at.
-        if self.left.fetch_sub(1, Ordering::Relaxed) != 1 {
+        // Not in one step, which would cost each query as much as its whole look-up: where threads share
+        // a countdown, some queries do not count.
+        let left = self.left.load(Ordering::Relaxed);
+        if left > 1 {
+            self.left.store(left - 1, Ordering::Relaxed);
             return false;
         }
         self.left.store(distance(&mut seed(), self.one_in), Ordering::Relaxed);
@@ -291,7 +294,7 @@ impl Looker {
 }
 
 /// A value by the word that its JSON form has.
-fn word(value: &impl Serialize) -> String {
+pub(crate) fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         Ok(other) => other.to_string(),

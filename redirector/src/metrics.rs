@@ -1,6 +1,8 @@
 //! What is counted.
 
+use crate::decisions::word;
 use crate::fast::respond::Sent;
+use godwit_map::{Because, Generation, SiteRef, Tier};
 use hickory_server::proto::op::ResponseCode;
 use hickory_server::proto::rr::RecordType;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -9,12 +11,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Counters of the redirector.
 pub(crate) struct Metrics {
     queries: Family<QueryLabels, Counter>,
     general: Counter,
+    decided: Family<DecidedLabels, Counter>,
     dropped: Family<DropLabels, Counter>,
     limited: Family<LimitLabels, Counter>,
     connections: Family<ConnectionLabels, Gauge>,
@@ -88,6 +92,32 @@ pub(crate) enum NotifyOutcome {
     Unanswered,
 }
 
+/// Why the map told a client what it told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Decision {
+    pub(crate) because: Because,
+    pub(crate) tier: Tier,
+}
+
+impl Decision {
+    const TIERS: usize = Tier::Empty as usize + 1;
+    const LEN: usize = Self::TIERS * (Because::Hash as usize + 1);
+
+    /// What `generation` decides for a client.
+    pub(crate) fn of(generation: &Generation, site: SiteRef, client: IpAddr) -> Decision {
+        let (because, tier) = generation.because(site, client);
+        Decision { because, tier }
+    }
+
+    fn index(self) -> usize {
+        self.because as usize * Self::TIERS + self.tier as usize
+    }
+
+    fn labels(self) -> DecidedLabels {
+        DecidedLabels { reason: word(&self.because), tier: word(&self.tier) }
+    }
+}
+
 /// What the rate limit did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Limited {
@@ -109,6 +139,13 @@ struct QueryLabels {
     transport: Transport,
     kind: Kind,
     code: Code,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecidedLabels {
+    /// In the words of `why`.
+    reason: String,
+    tier: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -167,6 +204,7 @@ impl Metrics {
         let metrics = Metrics {
             queries: Family::default(),
             general: Counter::default(),
+            decided: Family::default(),
             dropped: Family::default(),
             limited: Family::default(),
             connections: Family::default(),
@@ -184,6 +222,11 @@ impl Metrics {
             "UDP queries that the fast path handed to the general path",
             metrics.general.clone(),
         );
+        registry.register(
+            "decisions",
+            "Answers that the map decided, by why the first replica is the first and by which rules gave way",
+            metrics.decided.clone(),
+        );
         registry.register("drops", "Packets and connections dropped, by reason", metrics.dropped.clone());
         registry.register("limited", "Replies held back by the rate limit", metrics.limited.clone());
         registry.register("connections", "Open connections, by transport", metrics.connections.clone());
@@ -195,6 +238,11 @@ impl Metrics {
     pub(crate) fn answered(&self, outcome: Outcome) {
         let Outcome { transport, kind, code } = outcome;
         self.queries.get_or_create(&QueryLabels { transport, kind: kind.into(), code: code.into() }).inc();
+    }
+
+    /// Counts an answer that the map decided.
+    pub(crate) fn decided(&self, decision: Decision) {
+        self.decided.get_or_create(&decision.labels()).inc();
     }
 
     pub(crate) fn dropped(&self, reason: Drop) {
@@ -257,6 +305,9 @@ pub(crate) struct Tally {
     counts: Vec<(u64, Option<Counter>)>,
     /// Which of them are above zero, one bit each.
     pending: u128,
+    /// By decision, likewise.
+    decided: Vec<(u64, Option<Counter>)>,
+    decided_pending: u64,
     general: u64,
 }
 
@@ -265,8 +316,9 @@ impl Tally {
     const LEN: usize = Self::CODES * (Kind::Unread as usize + 1);
 
     pub(crate) fn new(metrics: Arc<Metrics>) -> Tally {
-        const { assert!(Self::LEN <= u128::BITS as usize) };
-        Tally { metrics, counts: vec![(0, None); Self::LEN], pending: 0, general: 0 }
+        const { assert!(Self::LEN <= u128::BITS as usize && Decision::LEN <= u64::BITS as usize) };
+        let (counts, decided) = (vec![(0, None); Self::LEN], vec![(0, None); Decision::LEN]);
+        Tally { metrics, counts, pending: 0, decided, decided_pending: 0, general: 0 }
     }
 
     /// Counts a reply.
@@ -280,6 +332,17 @@ impl Tally {
         }
         self.pending |= 1 << at;
         self.general += u64::from(!sent.fast);
+        if let Some(decision) = sent.decided {
+            self.decided(decision);
+        }
+    }
+
+    fn decided(&mut self, decision: Decision) {
+        let at = decision.index();
+        let Some((count, counter)) = self.decided.get_mut(at) else { return };
+        *count += 1;
+        counter.get_or_insert_with(|| self.metrics.decided.get_or_create(&decision.labels()).clone());
+        self.decided_pending |= 1 << at;
     }
 
     /// Adds what was counted to the metrics.
@@ -288,6 +351,14 @@ impl Tally {
             let at = self.pending.trailing_zeros() as usize;
             self.pending &= self.pending - 1;
             let (count, counter) = &mut self.counts[at];
+            if let Some(counter) = counter {
+                counter.inc_by(std::mem::take(count));
+            }
+        }
+        while self.decided_pending != 0 {
+            let at = self.decided_pending.trailing_zeros() as usize;
+            self.decided_pending &= self.decided_pending - 1;
+            let (count, counter) = &mut self.decided[at];
             if let Some(counter) = counter {
                 counter.inc_by(std::mem::take(count));
             }

@@ -8,7 +8,7 @@ use godwit_map::why::KnownBy;
 use godwit_map::{Because, DemandInput, Generation, GeoDb, Health, Inputs, SiteInput, Tier};
 use ipnet::IpNet;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// So many prefixes each place has.
@@ -117,6 +117,15 @@ fn demand_that_fits_overloads_nobody_though_the_nearest_would_be() {
     assert!(decisions.full > 0 && decisions.overloaded == 0, "{decisions:?}");
     assert!(decisions.by_reason[&Because::Overflow] > 0 && decisions.divided > 0, "{decisions:?}");
     assert_eq!((decisions.demand_mrps, decisions.capacity_mrps), (world.total(), 6_000_000));
+    let generation = world.generation();
+    let site = generation.site_ref("www").unwrap();
+    let mut reasons = BTreeSet::new();
+    for client in (0..48 * PREFIXES).step_by(5).map(|at| prefix(at).addr()) {
+        let why = generation.why(client, &www()).unwrap();
+        assert_eq!(generation.because(site, client), (why.because, why.tier), "{client}");
+        reasons.insert(why.because);
+    }
+    assert!(reasons.contains(&Because::Overflow) && reasons.contains(&Because::Nearest), "{reasons:?}");
     assert_eq!(decisions.sites_by_tier, BTreeMap::from([(Tier::Healthy, 1)]));
 }
 

@@ -3,7 +3,7 @@
 use super::{CITIES, network};
 use godwit_core::geo::Coordinates;
 use godwit_core::observation::ClientRtt;
-use godwit_map::{Exploration, Generation, GeoDb, Health, Inputs};
+use godwit_map::{Because, Exploration, Generation, GeoDb, Health, Inputs};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -61,6 +61,12 @@ fn who_explores_is_told_why_and_returns() {
     let why = generation.why(explorer, &site).unwrap();
     assert!(why.explored && !why.kept);
     assert_eq!(why.replicas[0].name.as_str(), told_member(&generation, explorer));
+    let site_ref = generation.site_ref("www").unwrap();
+    for client in clients().step_by(7).chain([explorer]) {
+        let why = generation.why(client, &site).unwrap();
+        assert_eq!(generation.because(site_ref, client), (why.because, why.tier), "{client}");
+    }
+    assert_eq!(generation.because(site_ref, explorer).0, Because::Exploration);
     assert_eq!(told(&generation, explorer).len(), 1, "nobody else, or it would not be measured");
     let after = Generation::compute(&inputs(2, 20), &geo(), Some(&generation));
     assert_eq!(told(&after, explorer)[0], "paris");

@@ -124,6 +124,8 @@ fn a_service_runs_where_it_is_said_to() {
     check(&generation, "11.0.0.1", &["paris"], 8);
     let why = generation.why("10.0.0.1".parse().unwrap(), &"www".parse().unwrap()).unwrap();
     assert_eq!(why.known.by, KnownBy::Rule);
+    let site = generation.site_ref("www").unwrap();
+    assert_eq!(generation.because(site, "10.0.0.1".parse().unwrap()), (why.because, why.tier));
     assert_eq!(why.known.rule.as_deref(), Some("listed prefix: tokyo, sydney"));
     assert_eq!(why.replicas.len(), 2, "who runs other services is no replica: {why:?}");
 }

@@ -4,12 +4,13 @@ use crate::capture::Engine;
 use crate::fast::compiled::{A_LEN, AAAA_LEN, Compiled};
 use crate::fast::learned::{Block, Key, Learned, Topic};
 use crate::fast::names::{Folded, Known};
-use crate::metrics::Transport;
+use crate::metrics::{Decision, Transport};
 use godwit_core::time::Time;
 use godwit_dns_plugin::screen::{HEADER_LEN, Opt, Query, Screened, Silence, reject, screen};
 use godwit_dns_plugin::{
     Answerer, Cache, OPTIONS_LEN_MAX, Replied, Said, Shape, Subject, client, compact, opt_head,
 };
+use godwit_map::SiteRef;
 use hickory_server::proto::op::{Message, ResponseCode};
 use hickory_server::proto::rr::RecordType;
 use std::net::SocketAddr;
@@ -69,6 +70,8 @@ pub(crate) struct Sent {
     pub(crate) proven: bool,
     /// Whether the general path was not asked.
     pub(crate) fast: bool,
+    /// Why the map told what it told, where it decided.
+    pub(crate) decided: Option<Decision>,
 }
 
 /// The records of a reply, to be written.
@@ -163,11 +166,13 @@ impl Responder {
             let choice = self.compiled.view.generation.choose(site, client(opt, asked.source.ip()));
             let octets = self.compiled.records(site, choice.key, query.kind);
             if !octets.is_empty() {
-                return self.addresses(asked, octets, choice.scope, out);
+                let sent = self.addresses(asked, octets, choice.scope, out);
+                return sent.map(|sent| self.decided(asked, site, sent));
             }
             // Those told have addresses of the other family only.
             if !self.compiled.records(site, choice.key, 1 + 28 - query.kind).is_empty() {
-                return self.negative(asked, zone_at, ResponseCode::NoError, choice.scope, out);
+                let sent = self.negative(asked, zone_at, ResponseCode::NoError, choice.scope, out);
+                return sent.map(|sent| self.decided(asked, site, sent));
             }
         }
         // Of names that do not exist nothing is learned.
@@ -229,7 +234,14 @@ impl Responder {
             octets: &block.octets,
             scope: choice.map_or(0, |choice| choice.scope),
         };
-        self.write(asked, records, out)
+        let sent = self.write(asked, records, out)?;
+        Some(topic.site.map_or(sent, |site| self.decided(asked, site, sent)))
+    }
+
+    /// The same reply, with why the map told what it told.
+    fn decided(&self, asked: &Asked<'_>, site: SiteRef, sent: Sent) -> Sent {
+        let client = client(asked.query.edns.as_ref(), asked.source.ip());
+        Sent { decided: Some(Decision::of(&self.compiled.view.generation, site, client)), ..sent }
     }
 
     /// Whether a name that is not among those that exist does not exist: RFC 4592, 3.3.1.
@@ -289,7 +301,9 @@ impl Responder {
         }
         let proven = asked.said.is_some_and(|said| said.proven);
         let len = copy(&replied.bytes, out);
-        Outcome::Answered(Sent { len, kind: Some(query.kind), code: replied.code, proven, fast: false })
+        let sent =
+            Sent { len, kind: Some(query.kind), code: replied.code, proven, fast: false, decided: None };
+        Outcome::Answered(replied.decided.map_or(sent, |site| self.decided(asked, site, sent)))
     }
 
     fn learn(&mut self, asked: &Asked<'_>, replied: &Replied) -> Option<()> {
@@ -418,7 +432,7 @@ impl Asked<'_> {
 
     fn sent(&self, len: usize, code: ResponseCode) -> Sent {
         let proven = self.said.is_some_and(|said| said.proven);
-        Sent { len, kind: Some(self.query.kind), code, proven, fast: true }
+        Sent { len, kind: Some(self.query.kind), code, proven, fast: true, decided: None }
     }
 }
 
@@ -444,7 +458,7 @@ impl Writer<'_> {
 
 fn rejected(packet: &[u8], code: ResponseCode, edns: bool, out: &mut [u8]) -> Sent {
     let len = reject(packet, code, edns).map_or(0, |reply| copy(&reply, out));
-    Sent { len, kind: None, code, proven: false, fast: true }
+    Sent { len, kind: None, code, proven: false, fast: true, decided: None }
 }
 
 /// Copies a reply; one that is too long for any client is none.
