@@ -23,12 +23,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 /// An answer that takes longer says nothing of a path.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// What was found is told at most this often: each time costs everybody a new map.
-const TELL_PERIOD: Duration = Duration::from_secs(5);
+/// What was found is told ten times while everybody is measured once, but no more often and no less
+/// often than this: each time costs all redirectors a new map.
+const TELL_MIN: Duration = Duration::from_secs(5);
+const TELL_MAX: Duration = Duration::from_secs(60);
 /// With nobody to measure, the clock is looked at this often.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -111,7 +114,9 @@ impl Measuring {
         // A person who wonders at the other end can find whose packets these are.
         let who: Arc<str> = format!("godwit {}", self.zone).into();
         let mut flights = FuturesUnordered::new();
-        let mut tell_at = tokio::time::interval(TELL_PERIOD);
+        let period = (self.config.probe_pace().again / 10).clamp(TELL_MIN, TELL_MAX);
+        let mut tell_at = tokio::time::interval(period);
+        tell_at.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = Vec::new();
         let mut listed = self.targets();
         prober.handle(clock::now(), Input::Targets(listed.clone()));

@@ -118,3 +118,18 @@ fn damaged_copies_are_refused_or_read_but_never_panic() {
         prop_assert!(GeoDb::from_bytes(sound[..cut].to_vec()).is_err());
     });
 }
+
+#[test]
+fn databases_that_say_the_same_have_one_digest() {
+    let place = |lat| Coordinates::new(lat, 2.4).unwrap();
+    let net = |text: &str| text.parse::<ipnet::IpNet>().unwrap();
+    let digest = |networks: &[(&str, f64)]| {
+        GeoDb::from_networks(networks.iter().map(|(text, lat)| (net(text), place(*lat)))).digest()
+    };
+    let whole = digest(&[("192.0.2.0/24", 48.9), ("2001:db8::/32", 35.7)]);
+    let halves = [("192.0.2.128/25", 48.9), ("192.0.2.0/25", 48.9), ("2001:db8::/32", 35.7)];
+    assert_eq!(digest(&halves), whole, "cut otherwise, and places numbered otherwise");
+    assert_ne!(digest(&[("192.0.2.0/24", 48.9), ("2001:db8::/32", 35.8)]), whole);
+    assert_ne!(digest(&[("192.0.2.0/25", 48.9), ("2001:db8::/32", 35.7)]), whole);
+    assert_ne!(digest(&[]), whole);
+}
