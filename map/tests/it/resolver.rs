@@ -81,7 +81,7 @@ fn the_scope_of_neighbours_excludes_the_resolver() {
 
 #[test]
 fn connections_weigh_more_than_probes_until_they_are_old() {
-    let mut inputs = probed(&[(PARIS, 4), (FRANKFURT, 11)]);
+    let mut inputs = probed(&[(PARIS, 4), (FRANKFURT, 11), (TOKYO, 230)]);
     let (paris, frankfurt) = (inputs.members[PARIS].id, inputs.members[FRANKFURT].id);
     let served =
         |age| [(paris, ClientRtt { age, ..rtt(1, 40) }), (frankfurt, ClientRtt { age, ..rtt(1, 15) })];
