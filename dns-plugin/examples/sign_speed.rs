@@ -66,6 +66,7 @@ fn reply(name: &Name, zone: &Name, positive: bool) -> Reply {
         scope: 0,
         modest: false,
         cache: Cache::Choice,
+        decided: None,
         until: godwit_core::time::Time::NEVER,
     }
 }
