@@ -15,13 +15,22 @@
 //! that the name has for this client. A name that exists without records of its own is a record
 //! without a type, which is how PowerDNS marks empty non-terminals.
 //!
+//! PowerDNS signs when it is set to (`remote-dnssec=yes`) and the zone has keys: it asks for them, and
+//! makes DNSKEY records, signatures and proofs itself, as it does for zones in a database. We have no
+//! order of names to tell of (a wildcard makes any number), so it denies by NSEC3 records that cover
+//! nothing but the name asked for (`NSEC3NARROW`; RFC 7129, appendix B).
+//!
 //! What comes in may be anything: what is no request is answered with `false`, which PowerDNS takes
 //! for *not here*. Nothing is remembered between lines.
 
+mod content;
+
 use crate::answer::{Answerer, Question};
+use crate::dnssec::{Phase, ZoneKey};
 use crate::view::View;
-use hickory_server::proto::rr::rdata::TXT;
-use hickory_server::proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use content::content;
+use godwit_core::time::Time;
+use hickory_server::proto::rr::{DNSClass, Name, Record, RecordType};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr};
@@ -48,21 +57,22 @@ struct Parameters {
     qtype: Option<String>,
     name: Option<String>,
     zonename: Option<String>,
+    kind: Option<String>,
     remote: Option<String>,
     #[serde(rename = "real-remote")]
     real_remote: Option<String>,
 }
 
-/// The reply to a request line, without the line's end.
-pub fn reply(view: &View, line: &str) -> String {
+/// The reply to a request line at `now`, without the line's end.
+pub fn reply(now: Time, view: &View, line: &str) -> String {
     let result = match serde_json::from_str::<Request>(line) {
-        Ok(request) if line.len() <= REQUEST_LEN_MAX => result(view, &request),
+        Ok(request) if line.len() <= REQUEST_LEN_MAX => result(now, view, &request),
         _ => Value::Bool(false),
     };
     json!({ "result": result }).to_string()
 }
 
-fn result(view: &View, request: &Request) -> Value {
+fn result(now: Time, view: &View, request: &Request) -> Value {
     let Request { method, parameters } = request;
     let is_ours = |name: &Option<String>| {
         let name = name.as_deref().and_then(|name| Name::from_ascii(name).ok());
@@ -78,8 +88,14 @@ fn result(view: &View, request: &Request) -> Value {
         "list" => Value::Bool(false),
         "getAllDomains" => json!([domain(view)]),
         "getDomainInfo" if is_ours(&parameters.name) => domain(view),
-        "getAllDomainMetadata" if is_ours(&parameters.name) => json!({}),
-        "getDomainMetadata" | "getDomainKeys" if is_ours(&parameters.name) => json!([]),
+        "getAllDomainMetadata" if is_ours(&parameters.name) => metadata(now, keys(view)),
+        "getDomainMetadata" if is_ours(&parameters.name) => {
+            let kind = parameters.kind.as_deref().unwrap_or_default();
+            metadata(now, keys(view)).get(kind).cloned().unwrap_or(json!([]))
+        }
+        "getDomainKeys" if is_ours(&parameters.name) => {
+            keys(view).iter().enumerate().filter_map(|(at, key)| key_row(now, at, key)).collect()
+        }
         "getUpdatedMasters" | "getUnfreshSlaveInfos" => json!([]),
         _ => Value::Bool(false),
     }
@@ -95,6 +111,51 @@ fn domain(view: &View) -> Value {
         "last_check": 0,
         "masters": [],
     })
+}
+
+fn keys(view: &View) -> &[ZoneKey] {
+    view.zone.signer().map(|signer| signer.keys()).unwrap_or_default()
+}
+
+/// How PowerDNS is to sign; nothing for a zone without keys.
+fn metadata(now: Time, keys: &[ZoneKey]) -> Value {
+    let live = || keys.iter().filter(|key| seen(now, key));
+    if live().next().is_none() {
+        return json!({});
+    }
+    // PowerDNS asks the parent for all of its entry keys or for none: for none while only one of two
+    // shall be asked for.
+    let wanted = live().filter(|key| key.role.is_entry()).all(|key| key.times.wants_ds(now));
+    let (cds, cdnskey) = match () {
+        () if live().any(|key| key.times.wants_no_ds(now)) => (json!(["0"]), json!(["0"])),
+        () if wanted => (json!(["2"]), json!(["1"])),
+        () => (json!([]), json!([])),
+    };
+    json!({
+        "NSEC3PARAM": ["1 0 0 -"], // RFC 9276, 3.1: neither iterations nor salt
+        "NSEC3NARROW": ["1"],
+        "PUBLISH-CDS": cds,
+        "PUBLISH-CDNSKEY": cdnskey,
+    })
+}
+
+fn seen(now: Time, key: &ZoneKey) -> bool {
+    matches!(key.times.phase(now), Phase::Published | Phase::Active | Phase::Retired)
+}
+
+/// A key, as PowerDNS takes it; nothing for one that is not among the DNSKEY records.
+fn key_row(now: Time, at: usize, key: &ZoneKey) -> Option<Value> {
+    if !seen(now, key) {
+        return None;
+    }
+    let content = key.key.to_private_key_text().ok()?;
+    Some(json!({
+        "id": at + 1,
+        "flags": key.role.flags(),
+        "active": key.times.phase(now) == Phase::Active,
+        "published": true,
+        "content": *content,
+    }))
 }
 
 fn lookup(view: &View, parameters: &Parameters) -> Value {
@@ -141,30 +202,6 @@ fn row(record: &Record, scope: u8) -> Value {
     })
 }
 
-/// Data in presentation form, as PowerDNS reads it.
-fn content(data: &RData) -> String {
-    match data {
-        RData::TXT(TXT { txt_data, .. }) => {
-            let strings: Vec<String> = txt_data.iter().map(|text| quoted(text)).collect();
-            strings.join(" ")
-        }
-        other => other.to_string(),
-    }
-}
-
-/// A character string (RFC 1035, 5.1): what is not plain ASCII goes by its number.
-fn quoted(text: &[u8]) -> String {
-    let mut quoted = String::from("\"");
-    for byte in text {
-        match byte {
-            b'"' | b'\\' => quoted.extend(['\\', char::from(*byte)]),
-            b' '..=b'~' => quoted.push(char::from(*byte)),
-            other => quoted += &format!("\\{other:03}"),
-        }
-    }
-    quoted + "\""
-}
-
 /// Whom the answer is for: the client subnet, or the resolver.
 fn client(parameters: &Parameters) -> IpAddr {
     let address = |text: &str| text.split('/').next()?.parse::<IpAddr>().ok();
@@ -177,11 +214,6 @@ fn client(parameters: &Parameters) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn character_strings_are_quoted() {
-        assert_eq!(quoted(b"a \"b\" \\ \x07"), r#""a \"b\" \\ \007""#);
-    }
 
     #[test]
     fn the_client_is_the_subnet_or_else_the_resolver() {

@@ -3,10 +3,13 @@
 use super::run::start_logging;
 use super::source::SourceArguments;
 use crate::config::LogFormat;
-use crate::failure::Outcome;
+use crate::failure::{Classify, Exit, Outcome};
 use anyhow::Context;
 use clap::Args;
 use godwit_dns_plugin::{SharedView, remote};
+use godwit_node::clock;
+use godwit_redirector::Signing;
+use prometheus_client::registry::Registry;
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::UnixListener;
@@ -28,6 +31,8 @@ and in PowerDNS:
   remote-connection-string=unix:path=/run/godwit/pdns.sock
   edns-subnet-processing=yes
 
+With keys, PowerDNS signs: remote-connection-string as above, and remote-dnssec=yes.
+
 docs/plugin.md tells more. Without --static the map is the one that the member in the data directory
 saved last; it is looked at every second.")]
 pub(crate) struct PdnsBackend {
@@ -39,6 +44,10 @@ pub(crate) struct PdnsBackend {
     pipe: bool,
     #[command(flatten)]
     source: SourceArguments,
+    /// The directory of keys that PowerDNS signs with [default: `[dnssec] keys` of the zone's file or
+    /// of the configuration]
+    #[arg(long, value_name = "DIR")]
+    keys: Option<PathBuf>,
     /// What to log, to standard error, in place of RUST_LOG
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -50,8 +59,13 @@ impl PdnsBackend {
         let mut source = self.source.open()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let view = source.view.clone();
+        let mut dnssec = source.dnssec.clone();
+        dnssec.keys = self.keys.clone().or(dnssec.keys);
         let result = runtime.block_on(async {
             source.first_round().await;
+            let _signing = Signing::start(&dnssec, &view, &mut Registry::default())
+                .context("the zone cannot be signed")
+                .or_exit(Exit::Usage)?;
             let follow = tokio::spawn(source.follow());
             let result = match &self.socket {
                 Some(path) => listen(path, view).await,
@@ -109,7 +123,7 @@ fn pipe(view: &SharedView) -> std::io::Result<()> {
         if input.by_ref().take(remote::REQUEST_LEN_MAX as u64).read_line(&mut line)? == 0 {
             return Ok(());
         }
-        writeln!(output, "{}", remote::reply(&view.load(), &line))?;
+        writeln!(output, "{}", remote::reply(clock::now(), &view.load(), &line))?;
         output.flush()?;
     }
 }
@@ -128,7 +142,7 @@ async fn serve(
         if (&mut reader).take(max).read_line(&mut line).await? == 0 {
             return Ok(());
         }
-        let mut reply = remote::reply(&view.load(), &line);
+        let mut reply = remote::reply(clock::now(), &view.load(), &line);
         reply.push('\n');
         writer.write_all(reply.as_bytes()).await?;
         writer.flush().await?;

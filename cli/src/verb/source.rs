@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use godwit_dns_plugin::{SharedView, Zone};
 use godwit_map::{Generation, GeoDb, Inputs, Shared};
+use godwit_redirector::DnssecConfig;
 use godwit_redirector::static_zone::{Keeper, StaticZone};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub(crate) struct SourceArguments {
 /// A map, and who keeps it up to date.
 pub(crate) struct Source {
     pub(crate) view: SharedView,
+    /// How its zone is signed.
+    pub(crate) dnssec: DnssecConfig,
     keeper: Following,
 }
 
@@ -48,8 +51,10 @@ impl SourceArguments {
     /// Reads the map.
     pub(crate) fn open(&self) -> Outcome<Source> {
         if let Some(file) = &self.file {
-            let (view, keeper) = StaticZone::open(file).or_exit(Exit::Usage)?.into_view();
-            return Ok(Source { view, keeper: Following::Static(Box::new(keeper)) });
+            let zone = StaticZone::open(file).or_exit(Exit::Usage)?;
+            let dnssec = zone.dnssec().clone();
+            let (view, keeper) = zone.into_view();
+            return Ok(Source { view, dnssec, keeper: Following::Static(Box::new(keeper)) });
         }
         let config = File::read(self.member.path()?.as_deref())?;
         let geo = match &config.map.geoip {
@@ -67,7 +72,7 @@ impl SourceArguments {
         let generations: Shared = Arc::new(arc_swap::ArcSwap::from_pointee(generation));
         let view = SharedView::new(generations.clone(), zone);
         let member = Member { path, geo, generations, seen };
-        Ok(Source { view, keeper: Following::Member(Box::new(member)) })
+        Ok(Source { view, dnssec: config.dnssec, keeper: Following::Member(Box::new(member)) })
     }
 }
 

@@ -5,6 +5,7 @@
 //! PKCS#8 in PEM, which `openssl` reads and writes as well.
 
 use aws_lc_rs::digest;
+use aws_lc_rs::encoding::{AsBigEndian, Curve25519SeedBin, EcPrivateKeyBin};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 use data_encoding::BASE64;
@@ -152,6 +153,28 @@ impl SigningKey {
         text.push_str(PEM_TAIL);
         text.push('\n');
         Ok(text)
+    }
+
+    /// The private half as BIND, ldns and PowerDNS write it in files of their own. A secret.
+    pub fn to_private_key_text(&self) -> Result<Zeroizing<String>, KeyError> {
+        let library = |_| KeyError::Library;
+        let (name, scalar) = match &self.pair {
+            Pair::EcdsaP256(pair) => {
+                let scalar: EcPrivateKeyBin<'_> = pair.private_key().as_be_bytes().map_err(library)?;
+                ("ECDSAP256SHA256", Zeroizing::new(scalar.as_ref().to_vec()))
+            }
+            Pair::Ed25519(pair) => {
+                let seed = pair.seed().map_err(library)?;
+                let seed: Curve25519SeedBin<'_> = seed.as_be_bytes().map_err(library)?;
+                ("ED25519", Zeroizing::new(seed.as_ref().to_vec()))
+            }
+        };
+        let base64 = Zeroizing::new(BASE64.encode(&scalar));
+        let number = self.algorithm.number();
+        Ok(Zeroizing::new(format!(
+            "Private-key-format: v1.2\nAlgorithm: {number} ({name})\nPrivateKey: {}\n",
+            *base64
+        )))
     }
 
     /// With what it signs.

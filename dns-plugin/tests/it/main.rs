@@ -6,6 +6,7 @@ mod catalog;
 mod edns;
 mod garbage;
 mod peers;
+mod powerdns_signs;
 mod protocol;
 mod records;
 mod subnet;

@@ -7,7 +7,7 @@
 use arc_swap::ArcSwap;
 use godwit_core::name::RegionName;
 use godwit_dns_plugin::zone::config::{CustomRecord, ZoneConfig};
-use godwit_dns_plugin::{Options, SharedView, Zone, remote};
+use godwit_dns_plugin::{Clock, Options, SharedView, Zone, remote};
 use godwit_map::rules::Rules;
 use godwit_map::{Generation, GeoDb, Hosting, Inputs, Service, export};
 use hickory_server::proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
@@ -102,9 +102,9 @@ fn clients() -> impl Iterator<Item = (IpAddr, u8)> {
 }
 
 /// A running server, stopped when dropped.
-struct Server {
+pub(super) struct Server {
     child: Child,
-    port: u16,
+    pub(super) port: u16,
     _folder: TempDir,
 }
 
@@ -218,7 +218,8 @@ fn answer_on(socket: &Path, view: SharedView) {
                 let mut writer = stream.try_clone().unwrap();
                 for line in BufReader::new(stream).lines() {
                     let Ok(line) = line else { return };
-                    if writeln!(writer, "{}", remote::reply(&view.load(), &line)).is_err() {
+                    if writeln!(writer, "{}", remote::reply(Clock::Host.now(), &view.load(), &line)).is_err()
+                    {
                         return;
                     }
                 }
@@ -231,14 +232,33 @@ fn record(name: &str, kind: &str, data: &str) -> CustomRecord {
     CustomRecord { name: name.into(), kind: kind.into(), ttl: Some(77), data: data.into() }
 }
 
-#[test]
-fn powerdns_asks_us_and_tells_scopes() {
-    let Some(pdns) = program("pdns_server") else { return };
+/// A PowerDNS that asks for what is in `view`; `None`, loudly, where there is none.
+pub(super) fn powerdns(view: SharedView, options: &str) -> Option<Server> {
+    let pdns = program("pdns_server")?;
     let libraries = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
     let backend = |folder: std::fs::DirEntry| folder.path().join("pdns/libremotebackend.so").is_file();
     if !libraries.into_iter().any(backend) {
-        return eprintln!("SKIPPED: pdns-backend-remote is not installed");
+        eprintln!("SKIPPED: pdns-backend-remote is not installed");
+        return None;
     }
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+    let socket = folder.path().join("remote.sock");
+    answer_on(&socket, view);
+    let settings = format!(
+        "launch=remote\nremote-connection-string=unix:path={}\nedns-subnet-processing=yes\n\
+         local-address=127.0.0.1\nlocal-port={port}\nsocket-dir={}\nsetuid=\nsetgid=\nguardian=no\n\
+         daemon=no\nwrite-pid=no\nloglevel=4\n{options}",
+        socket.display(),
+        folder.path().display()
+    );
+    std::fs::write(folder.path().join("pdns.conf"), settings).unwrap();
+    let mut command = Command::new(pdns);
+    command.arg(format!("--config-dir={}", folder.path().display()));
+    Some(Server::start(command, port, folder))
+}
+
+#[test]
+fn powerdns_asks_us_and_tells_scopes() {
     let (inputs, geo) = world();
     let generation = Arc::new(Generation::compute(&inputs, &geo, None));
     let config = ZoneConfig {
@@ -254,20 +274,7 @@ fn powerdns_asks_us_and_tells_scopes() {
     };
     let zone = Zone::configured(&inputs.zone, Options::default(), &config, 1).unwrap();
     let view = SharedView::new(Arc::new(ArcSwap::new(generation.clone())), zone);
-    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
-    let socket = folder.path().join("remote.sock");
-    answer_on(&socket, view);
-    let settings = format!(
-        "launch=remote\nremote-connection-string=unix:path={}\nedns-subnet-processing=yes\n\
-         local-address=127.0.0.1\nlocal-port={port}\nsocket-dir={}\nsetuid=\nsetgid=\nguardian=no\n\
-         daemon=no\nwrite-pid=no\nloglevel=4\n",
-        socket.display(),
-        folder.path().display()
-    );
-    std::fs::write(folder.path().join("pdns.conf"), settings).unwrap();
-    let mut command = Command::new(pdns);
-    command.arg(format!("--config-dir={}", folder.path().display()));
-    let server = Server::start(command, port, folder);
+    let Some(server) = powerdns(view, "") else { return };
     server.check(&generation, true);
     let data = |name: &str, kind| {
         let reply = server.ask(&format!("{name}.edge.example.org."), kind, None);

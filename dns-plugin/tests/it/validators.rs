@@ -24,7 +24,7 @@ const DAY: u64 = 86_400;
 /// Long enough for a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const CONFIG: &str = r#"
+pub(super) const CONFIG: &str = r#"
 apex = "www"
 https = { alpn = ["h2"] }
 alias = [{ name = "*.apps", site = "www" }]
@@ -40,7 +40,7 @@ record = [
 "#;
 
 /// Names, types, whether there is an answer.
-const QUESTIONS: [(&str, &str, bool); 20] = [
+pub(super) const QUESTIONS: [(&str, &str, bool); 20] = [
     ("www", "A", true),
     ("WwW", "AAAA", true),
     ("www", "HTTPS", true),
@@ -64,16 +64,16 @@ const QUESTIONS: [(&str, &str, bool); 20] = [
 ];
 
 /// A time so many seconds from now.
-fn at(offset: i64) -> Time {
+pub(super) fn at(offset: i64) -> Time {
     Time::from_secs(Clock::Host.now().as_secs().saturating_add_signed(offset))
 }
 
-fn key(role: Role, algorithm: Algorithm, times: Times) -> ZoneKey {
+pub(super) fn key(role: Role, algorithm: Algorithm, times: Times) -> ZoneKey {
     ZoneKey { key: Arc::new(SigningKey::generate(algorithm).unwrap()), role, times }
 }
 
 /// A key that has been active for a month.
-fn settled(role: Role) -> ZoneKey {
+pub(super) fn settled(role: Role) -> ZoneKey {
     key(role, Algorithm::EcdsaP256, Times::first(at(-30 * DAY as i64), role))
 }
 
@@ -159,7 +159,7 @@ fn reply(handler: &Handler, packet: &[u8], source: SocketAddr, protocol: Protoco
 }
 
 /// Whether a program is there; says so when it is not.
-fn there(program: &str, package: &str) -> bool {
+pub(super) fn there(program: &str, package: &str) -> bool {
     let there = Command::new(program).arg("-h").stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     match there {
         Ok(mut child) => {
@@ -173,7 +173,7 @@ fn there(program: &str, package: &str) -> bool {
     }
 }
 
-fn run(program: &str, arguments: &[&str]) -> String {
+pub(super) fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
@@ -203,9 +203,15 @@ fn delv_agrees(served: &Served, trusted: &[&ZoneKey]) {
 
 #[track_caller]
 fn delv_agrees_on(questions: &[(&str, &str, bool)], served: &Served, trusted: &[&ZoneKey]) {
+    delv_agrees_at(served.address.port(), questions, trusted);
+}
+
+/// The same of whatever server answers for the zone on a port.
+#[track_caller]
+pub(super) fn delv_agrees_at(port: u16, questions: &[(&str, &str, bool)], trusted: &[&ZoneKey]) {
     let directory = tempfile::tempdir().unwrap();
     let anchors = anchors(trusted, directory.path());
-    let port = served.address.port().to_string();
+    let port = port.to_string();
     for (name, kind, answers) in questions {
         let name = full(name);
         let root = format!("+root={ZONE}");
