@@ -10,7 +10,7 @@ use crate::metrics::{Metrics, Transport};
 use crate::sockets::StartError;
 use crate::transfer::{Peers, Transfers};
 use godwit_core::time::Time;
-use godwit_dns_plugin::{Handler, SharedView};
+use godwit_dns_plugin::{Clock, Handler, SharedView};
 use prometheus_client::registry::Registry;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,10 +36,15 @@ pub struct Said {
 impl Paths {
     /// Answering from what is in `shared` now, with the keys and cookies of `config`.
     pub fn new(shared: SharedView, config: &Config) -> Result<Paths, StartError> {
+        Paths::at(Clock::default(), shared, config)
+    }
+
+    /// The same with another clock for signatures.
+    pub fn at(clock: Clock, shared: SharedView, config: &Config) -> Result<Paths, StartError> {
         let metrics = Arc::new(Metrics::register(&mut Registry::default()));
         let peers = Peers::read(&config.transfer)?;
         let transfers = Arc::new(Transfers::new(peers, shared.clone(), metrics.clone()));
-        let handler = Handler::new(shared.clone()).with_manners(config.manners()?);
+        let handler = Handler::new(shared.clone()).with_clock(clock).with_manners(config.manners()?);
         let engine = Engine::new(handler, transfers, metrics);
         let compiled = Arc::new(Compiled::new(&engine, shared.load_full()));
         Ok(Paths { responder: Responder::new(engine.clone(), compiled), engine })

@@ -48,6 +48,9 @@ pub(crate) struct Block {
     /// Of answers, authority and additional records.
     pub(crate) counts: [u16; 3],
     pub(crate) shape: Shape,
+    /// When it was learned. A clock that was set back is before it: signatures of a future that does
+    /// not come so soon are not given.
+    pub(crate) since: Time,
     /// Until when it may be repeated.
     pub(crate) until: Time,
     pub(crate) octets: Box<[u8]>,
@@ -167,9 +170,9 @@ mod tests {
 
     fn block(key: Key, octets: &[u8]) -> Block {
         let shape = Shape { len: octets.len(), optional: false };
-        let (code, until) = (ResponseCode::NoError, Time::NEVER);
+        let (code, since, until) = (ResponseCode::NoError, Time::from_secs(0), Time::NEVER);
         let octets = octets.into();
-        Block { key, code, authoritative: true, counts: [0; 3], shape, until, octets, spelt: None }
+        Block { key, code, authoritative: true, counts: [0; 3], shape, since, until, octets, spelt: None }
     }
 
     fn name(n: u32) -> Folded {

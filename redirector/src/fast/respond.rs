@@ -219,7 +219,7 @@ impl Responder {
         let generation = &self.compiled.view.generation;
         let choice = topic.site.map(|site| generation.choose(site, client(opt, asked.source.ip())));
         let block = self.learned.get(&Key::new(topic, self.flags(opt), choice.map(|choice| choice.key)))?;
-        let timely = block.until == Time::NEVER || asked.now.time < block.until;
+        let timely = block.until == Time::NEVER || (block.since..block.until).contains(&asked.now.time);
         let name = &asked.packet[HEADER_LEN..][..asked.query.name_len];
         if block.spelt.as_ref().is_some_and(|spelt| **spelt != *name) {
             return None;
@@ -343,6 +343,7 @@ impl Responder {
             authoritative,
             counts: [count(6)?, count(8)?, additional],
             shape,
+            since: asked.now.time,
             until: replied.until,
             octets: octets.into(),
             spelt: leads_elsewhere(&replied.bytes)?.then(|| wire.into()),
