@@ -8,7 +8,7 @@ use clap::Args;
 use godwit_dns_plugin::{SharedView, Zone};
 use godwit_map::{Generation, GeoDb, Inputs, Shared};
 use godwit_redirector::DnssecConfig;
-use godwit_redirector::static_zone::{Keeper, StaticZone};
+use godwit_redirector::static_zone::{Keeper, Prepared, StaticZone};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -51,9 +51,9 @@ impl SourceArguments {
     /// Reads the map.
     pub(crate) fn open(&self) -> Outcome<Source> {
         if let Some(file) = &self.file {
-            let zone = StaticZone::open(file).or_exit(Exit::Usage)?;
-            let dnssec = zone.dnssec().clone();
-            let (view, keeper) = zone.into_view();
+            let prepared = Prepared::read(file).or_exit(Exit::Usage)?;
+            let dnssec = prepared.dnssec().clone();
+            let (view, keeper) = StaticZone::compile(prepared).or_exit(Exit::Usage)?.into_view();
             return Ok(Source { view, dnssec, keeper: Following::Static(Box::new(keeper)) });
         }
         let config = File::read(self.member.path()?.as_deref())?;
