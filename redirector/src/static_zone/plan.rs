@@ -182,7 +182,10 @@ impl Plan {
         let rules = self.rules.take().unwrap_or_default();
         GeoDb::by_rules(rules, self.geoip.as_deref()).map_err(|error| {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-            Problem::with(&self.path, format!("{error}{}", cause.unwrap_or_default()))
+            // Which of them is meant the error says in words only.
+            let database = self.geoip.as_deref().map(|path| format!(" (clients.geoip: {})", path.display()));
+            let text = format!("{error}{}{}", cause.unwrap_or_default(), database.unwrap_or_default());
+            Problem::with(&self.path, text)
         })
     }
 
