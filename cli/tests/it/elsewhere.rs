@@ -68,13 +68,19 @@ fn free_port() -> SocketAddr {
 
 /// Client subnets, /24, the same in each run.
 fn clients() -> impl Iterator<Item = (Ipv4Addr, u8)> {
+    // Fibonacci hashing spreads them.
+    (0..CLIENTS as u32).map(|number| (Ipv4Addr::from(number.wrapping_mul(0x9e37_79b9) & 0x7fff_ff00), 24))
+}
+
+/// Cities with clients, of a network of three members.
+const CITIES: u32 = 20;
+
+/// Clients whose city the GeoIP database knows. (Of others each server divides them as it can: the
+/// exports say how many those are.)
+fn placed() -> impl Iterator<Item = (Ipv4Addr, u8)> {
     (0..CLIENTS as u32).map(|number| {
-        // Fibonacci hashing spreads them; every third is of the regions of a topology.
-        let number = match number % 3 {
-            0 => 0xc613_0000 | (number % 8) << 8,
-            _ => number.wrapping_mul(0x9e37_79b9) & 0x7fff_ff00,
-        };
-        (Ipv4Addr::from(number & 0xffff_ff00), 24)
+        let host = number / CITIES * 10 + 1;
+        (Ipv4Addr::from(0xc613_0000 | (number % CITIES) << 8 | host), 32)
     })
 }
 
@@ -135,10 +141,15 @@ fn missing_backend(world: &World, other: &mut Other) -> bool {
 /// Three members in three cities, each at a loopback address of its own, that serve `www`; and a GeoIP
 /// database that has clients in each of the cities.
 fn network(world: &World) -> Vec<(String, Ipv4Addr, Member)> {
-    let topology = Topology::build(&UpOptions { regions: 3, ..UpOptions::default() }).unwrap();
+    let topology = Topology::build(&UpOptions {
+        regions: 3,
+        client_regions: CITIES as usize - 3,
+        ..UpOptions::default()
+    })
+    .unwrap();
     world.write("geo.mmdb", godwit_testbed::geoip::database(&topology, 0, 0.0, false).unwrap());
     let mut members: Vec<(String, Ipv4Addr, Member)> = Vec::new();
-    for (number, region) in (1u8..).zip(&topology.regions) {
+    for (number, region) in (1u8..).zip(topology.regions.iter().take(3)) {
         let name = format!("m{number}");
         let token = world.invite(&name, &region.name);
         let mut join = vec!["join", &token, "--data-dir", &name];
@@ -191,7 +202,7 @@ fn gdnsd_and_knot_say_what_a_running_network_says() {
     let dns = members[0].2.address("dns");
     let name = "www.edge.example.org";
     // Maps change as members measure each other: an attempt counts when nothing did meanwhile.
-    let said = || clients().map(|client| ask_subnet(dns, name, client)).collect::<Vec<_>>();
+    let said = || placed().map(|client| ask_subnet(dns, name, client)).collect::<Vec<_>>();
     let compare = |check: &mut dyn FnMut() -> Result<(), String>| {
         let deadline = Instant::now() + 2 * PATIENCE;
         while let Err(problem) = check() {
@@ -203,9 +214,10 @@ fn gdnsd_and_knot_say_what_a_running_network_says() {
             exported(&world, "gdnsd-nets", "nets");
             let (before, (mut other, at)) = (said(), start_gdnsd(&world, gdnsd, &members));
             other.answers(&world, "gdnsd.log", at, "edge.example.org");
-            let told: Vec<_> = clients().map(|client| ask_subnet(at, name, client)).collect();
-            let first = |said: &[(Vec<Ipv4Addr>, u8)]| -> Vec<(Option<Ipv4Addr>, u8)> {
-                said.iter().map(|(addresses, scope)| (addresses.first().copied(), *scope)).collect()
+            let told: Vec<_> = placed().map(|client| ask_subnet(at, name, client)).collect();
+            // A data centre stands for a region, and here each has one address.
+            let first = |said: &[(Vec<Ipv4Addr>, u8)]| -> Vec<(Vec<Ipv4Addr>, u8)> {
+                said.iter().map(|(addresses, scope)| (addresses[..1].to_vec(), *scope)).collect()
             };
             same(&first(&told), &first(&before))
         });
@@ -219,20 +231,31 @@ fn gdnsd_and_knot_say_what_a_running_network_says() {
                 addresses.sort();
                 (addresses, scope)
             };
-            let told: Vec<_> = clients().map(|client| sorted(ask_subnet(at, name, client))).collect();
+            let told: Vec<_> = placed().map(|client| sorted(ask_subnet(at, name, client))).collect();
             same(&told, &before.into_iter().map(sorted).collect::<Vec<_>>())
         });
     }
     let answers: std::collections::BTreeSet<_> =
         said().into_iter().map(|(addresses, _)| addresses[0]).collect();
     assert!(answers.len() > 1, "clients of different cities are told the same: {answers:?}");
-    mmdb(&world, &members);
+    mmdb(&world);
 }
 
-fn same<T: PartialEq + std::fmt::Debug>(told: &[T], expected: &[T]) -> Result<(), String> {
-    let differs = told.iter().zip(expected).zip(clients()).filter(|((told, expected), _)| told != expected);
-    let differs: Vec<_> = differs.take(3).collect();
-    if differs.is_empty() { Ok(()) } else { Err(format!("{differs:?}")) }
+/// Whether each client is told the same by both, and the other's scopes are sound: within each of them
+/// every client is told the same by the member.
+fn same(told: &[(Vec<Ipv4Addr>, u8)], expected: &[(Vec<Ipv4Addr>, u8)]) -> Result<(), String> {
+    for ((client, _), ((addresses, scope), (right, _))) in placed().zip(told.iter().zip(expected)) {
+        if addresses != right {
+            return Err(format!("{client} is told {addresses:?}, not {right:?}"));
+        }
+        let mask = u32::MAX.checked_shl(32 - u32::from(*scope)).unwrap_or(0);
+        for ((other, _), (theirs, _)) in placed().zip(expected) {
+            if (u32::from(client) ^ u32::from(other)) & mask == 0 && theirs != right {
+                return Err(format!("{client} is told the scope /{scope}, where {other} is told otherwise"));
+            }
+        }
+    }
+    Ok(())
 }
 
 const ZONE: &str = "$TTL 60\n@ SOA ns1 host 1 3600 600 604800 60\n@ NS ns1\nns1 A 127.0.0.1\n";
@@ -281,7 +304,7 @@ fn start_knot(world: &World, knotd: &Path) -> (Other, SocketAddr) {
 }
 
 /// The exported database says the region of each city's clients that the member does.
-fn mmdb(world: &World, members: &[(String, Ipv4Addr, Member)]) {
+fn mmdb(world: &World) {
     let Some(lookup) = program("mmdblookup") else { return };
     let first = |client: &str| -> Value {
         let why = world.json(&["why", "www", "--client", client, "--json", "--data-dir", "m1"]);
@@ -289,7 +312,7 @@ fn mmdb(world: &World, members: &[(String, Ipv4Addr, Member)]) {
     };
     until("the same in the database", || {
         exported(world, "mmdb", "map.mmdb");
-        let same = (0..members.len()).all(|city| {
+        let same = (0..CITIES).all(|city| {
             let client = format!("198.19.{city}.7");
             let mut command = Command::new(&lookup);
             command.arg("--file").arg(world.path("map.mmdb")).args(["--ip", &client, "region"]);
