@@ -188,9 +188,10 @@ impl Rounding<'_> {
         self.plan.load.iter().zip(&self.bounds).map(beyond).fold(0, u64::saturating_add)
     }
 
-    /// Divides everything anew in the plainest way, if that leaves less beyond the bounds.
+    /// Divides everything anew in the plainest way, if that leaves nobody beyond the bounds. Where it
+    /// does not fit anyhow, clients would be shuffled for little.
     fn hand_out(&mut self) {
-        let before = (self.excess(), self.plan.shares.clone(), self.plan.load.clone());
+        let before = (self.plan.shares.clone(), self.plan.load.clone());
         self.plan.shares.iter_mut().for_each(|shares| shares.clear());
         self.plan.load.iter_mut().for_each(|load| *load = 0);
         let mut order: Vec<usize> =
@@ -213,8 +214,8 @@ impl Rounding<'_> {
                 left -= amount;
             }
         }
-        if self.excess() >= before.0 {
-            (self.plan.shares, self.plan.load) = (before.1, before.2);
+        if self.excess() > 0 {
+            (self.plan.shares, self.plan.load) = before;
         }
     }
 
