@@ -302,7 +302,11 @@ async fn blocking<T: Send + 'static>(
     });
     match done.await {
         Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and drops who waits here, too.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

@@ -644,7 +644,11 @@ async fn blocking<T: Send + 'static, E: Into<StartError> + Send + 'static>(
 ) -> Result<T, StartError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(Into::into),
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and drops who waits here, too.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 
