@@ -123,7 +123,7 @@ fn listen_both(
         swarm
             .listen_on(address::listen_address(bound, transport))
             .map(drop)
-            .map_err(|error| std::io::Error::other(error.to_string()))
+            .map_err(|error| std::io::Error::other(innermost(&error)))
             .map_err(refused(bound, transport))
     };
     if config.paths.has(TransportKind::Tcp) {
@@ -134,4 +134,12 @@ fn listen_both(
         listen_on(TransportKind::Quic)?;
     }
     Ok(bound)
+}
+
+/// The first cause. The layers of transports around it say nothing, not even that they have one.
+fn innermost(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => innermost(source),
+        None => error.to_string(),
+    }
 }
