@@ -1,10 +1,11 @@
 //! Gives a signed version to the member and waits until enough regions hold it on disk.
 
 use crate::failure::{Exit, Failure, Outcome};
-use godwit_core::content::SiteVersion;
+use godwit_core::content::{Replicas, SiteVersion};
 use godwit_core::record::Record;
 use godwit_node::admin::{Client, api};
 use indicatif::ProgressBar;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -47,13 +48,31 @@ impl Wait {
         all > 0 && done >= all
     }
 
-    /// How far it is, and where it ends.
+    /// Whether so many regions can go on holding a site that is kept so often.
+    pub(crate) fn check(self, replicas: Replicas) -> Outcome {
+        match (self, replicas) {
+            (Wait::Regions(regions), Replicas::Count(count)) if regions > usize::from(count) => {
+                let text = format!("{regions} regions cannot hold a site of which {count} are kept");
+                Err(Failure::usage(text).advise("ask for less with --wait, or for more with --replicas"))
+            }
+            (Wait::Regions(_) | Wait::All, _) => Ok(()),
+        }
+    }
+
+    /// How far it is, and where it ends. Who was sent a site that is to be kept elsewhere counts
+    /// until it is whole there, but not beyond: then it is given up.
     fn measure(self, progress: &api::Progress) -> (u64, u64) {
         match self {
-            Wait::Regions(count) => (progress.regions.len() as u64, count as u64),
+            Wait::Regions(count) => (progress.regions.len().min(lasting(progress)) as u64, count as u64),
             Wait::All => (progress.held, progress.wanted),
         }
     }
+}
+
+/// How many regions will hold the version when all that are to keep it do.
+fn lasting(progress: &api::Progress) -> usize {
+    let wanted = progress.members.iter().filter(|member| member.wanted);
+    wanted.map(|member| &member.region).collect::<BTreeSet<_>>().len()
 }
 
 /// How a wait ended.
@@ -122,26 +141,52 @@ fn not_yet(version: &SiteVersion, wait: Wait, progress: &api::Progress) -> Failu
 mod tests {
     use super::*;
 
-    fn progress(regions: &[&str], held: u64, wanted: u64) -> api::Progress {
+    /// `regions` hold it; of `keepers`, by region, `held` do.
+    fn progress(regions: &[&str], held: u64, keepers: &[&str]) -> api::Progress {
+        let keeper = |region: &&str| api::Holder {
+            name: format!("n-{region}"),
+            region: (*region).to_owned(),
+            wanted: true,
+            version: None,
+            holds: regions.contains(region),
+            state: "alive".into(),
+        };
         api::Progress {
             site: "www".into(),
             version: 1,
             current: 1,
             won: Some(true),
-            members: Vec::new(),
+            members: keepers.iter().map(keeper).collect(),
             regions: regions.iter().map(|region| (*region).to_owned()).collect(),
-            wanted,
+            wanted: keepers.len() as u64,
             held,
         }
     }
 
     #[test]
     fn waiting_ends_when_enough_hold_it() {
-        assert!(Wait::Regions(2).is_met(&progress(&["a", "b"], 2, 6)));
-        assert!(!Wait::Regions(2).is_met(&progress(&["a"], 3, 6)));
-        assert!(Wait::All.is_met(&progress(&["a"], 6, 6)));
-        assert!(!Wait::All.is_met(&progress(&["a"], 5, 6)));
-        assert!(!Wait::All.is_met(&progress(&[], 0, 0)), "nobody is to hold it: nobody does");
+        let six = ["a", "a", "a", "a", "a", "b"];
+        assert!(Wait::Regions(2).is_met(&progress(&["a", "b"], 2, &six)));
+        assert!(!Wait::Regions(2).is_met(&progress(&["a"], 3, &six)));
+        assert!(Wait::All.is_met(&progress(&["a"], 6, &six)));
+        assert!(!Wait::All.is_met(&progress(&["a"], 5, &six)));
+        assert!(!Wait::All.is_met(&progress(&[], 0, &[])), "nobody is to hold it: nobody does");
+    }
+
+    #[test]
+    fn who_will_give_it_up_does_not_make_it_durable() {
+        let sent_to_c = progress(&["a", "c"], 1, &["a"]);
+        assert!(Wait::Regions(1).is_met(&sent_to_c));
+        assert!(!Wait::Regions(2).is_met(&sent_to_c), "c gives it up: a alone is to keep it");
+        assert!(Wait::Regions(2).is_met(&progress(&["a", "c"], 1, &["a", "b"])), "c waits for b");
+    }
+
+    #[test]
+    fn more_regions_than_replicas_are_refused_at_once() {
+        assert!(Wait::Regions(2).check(Replicas::Count(2)).is_ok());
+        assert!(Wait::Regions(9).check(Replicas::All).is_ok());
+        assert!(Wait::All.check(Replicas::Count(1)).is_ok());
+        assert_eq!(Wait::Regions(2).check(Replicas::Count(1)).unwrap_err().exit(), Exit::Usage);
     }
 
     #[test]

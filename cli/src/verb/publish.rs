@@ -130,6 +130,7 @@ impl Publish {
             (None, Some(before)) => before.policy.replicas,
             (None, None) => Replicas::All,
         };
+        self.wait.check(replicas)?;
         let draft = Draft {
             site: site.clone(),
             number: before.as_ref().map_or(VersionNumber(1), |before| before.number.next()),
@@ -165,23 +166,23 @@ impl Publish {
             terminal::print_json(&report.to_json(seconds))?;
         } else if waited.is_none() {
             terminal::print(&format!(
-                "{} would become version {} with {} files, {}; {} objects, {} would be sent.",
+                "{} would become version {} with {}, {}; {}, {} would be sent.",
                 draft.site,
                 draft.number,
-                draft.files,
+                terminal::count(draft.files, "file"),
                 terminal::bytes(draft.bytes),
-                uploaded.objects,
+                terminal::count(uploaded.objects, "object"),
                 terminal::bytes(uploaded.bytes)
             ))?;
         } else {
             let same = if *unchanged { " (the same content as before)" } else { "" };
             let mut text = format!(
-                "{} is version {}{same}: {} files, {}; {} objects, {} sent in {seconds:.1} s.",
+                "{} is version {}{same}: {}, {}; {}, {} sent in {seconds:.1} s.",
                 draft.site,
                 draft.number,
-                draft.files,
+                terminal::count(draft.files, "file"),
                 terminal::bytes(draft.bytes),
-                uploaded.objects,
+                terminal::count(uploaded.objects, "object"),
                 terminal::bytes(uploaded.bytes)
             );
             text += &regions_line(waited.as_ref());

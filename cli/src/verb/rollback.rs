@@ -74,6 +74,7 @@ impl Rollback {
         let site = site_of(client, &self.site).await?;
         let versions = client.versions(&site).await?;
         let (current, target) = choose(&site, &versions, self.to.map(VersionNumber))?;
+        self.wait.check(current.policy.replicas)?;
         let draft = Draft {
             site: site.clone(),
             number: current.number.next(),
