@@ -74,9 +74,14 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.error)?;
-        for cause in self.error.chain().skip(1) {
-            write!(f, "\n  because {cause}")?;
+        let mut told = self.error.to_string();
+        write!(f, "error: {told}")?;
+        // Some errors of others have their cause in their own text.
+        for cause in self.error.chain().skip(1).map(ToString::to_string) {
+            if !told.ends_with(&cause) {
+                write!(f, "\n  because {cause}")?;
+                told = cause;
+            }
         }
         if let Some(advice) = &self.advice {
             write!(f, "\nnext: {advice}")?;
@@ -139,5 +144,14 @@ mod tests {
             failure.to_string(),
             "error: cannot write the key\n  because no space\nnext: free some space"
         );
+    }
+
+    #[test]
+    fn a_cause_that_was_told_is_not_told_again() {
+        let error = Err::<(), _>(std::io::Error::other("no space")).context("key: no space");
+        let failure = Failure::from(error.context("joining").unwrap_err());
+        assert_eq!(failure.to_string(), "error: joining\n  because key: no space");
+        let empty = Err::<(), _>(std::io::Error::other("")).context("cannot listen").unwrap_err();
+        assert_eq!(Failure::from(empty).to_string(), "error: cannot listen");
     }
 }

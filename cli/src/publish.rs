@@ -16,7 +16,7 @@ pub(crate) mod walk;
 
 use crate::failure::{Exit, Failure};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// At most so many problems are told; a person fixes a few, or the one cause of all.
 const PROBLEMS_MAX: usize = 20;
@@ -54,6 +54,7 @@ impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the directory cannot be published:")?;
         for (path, problem) in &self.told {
+            let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
             // Debug form: names may have line breaks and bytes that are no text.
             write!(f, "\n  {path:?}: {problem}")?;
         }

@@ -23,6 +23,9 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+/// The control endpoint's socket in the directory.
+pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
+
 /// No file of ours but the map's inputs is longer, bytes.
 const FILE_LEN_MAX: u64 = 64 * 1024;
 
@@ -110,7 +113,7 @@ impl DataDir {
 
     /// Where the running daemon answers its operator.
     pub fn admin_socket(&self) -> PathBuf {
-        self.path.join("admin.sock")
+        self.path.join(ADMIN_SOCKET)
     }
 
     /// Makes the directory, readable by its owner only, unless it is there.

@@ -235,7 +235,7 @@ mod tests {
         let (_, problems) = walked(temp.path());
         for part in [
             "\"two\\nlines\"",
-            "\"Read.me\" and \"read.me\" differ in case only",
+            "\".\": \"Read.me\" and \"read.me\" differ in case only",
             "\"no-\\xFF-text\": its name is not UTF-8",
             "\"stolen\": is a link out of the directory",
             "\"up\": is a link out of the directory",

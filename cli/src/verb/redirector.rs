@@ -54,7 +54,10 @@ impl Redirector {
     pub(crate) fn run(self) -> Outcome {
         if self.check {
             let zone = StaticZone::open(&self.file).or_exit(Exit::Usage)?;
-            return terminal::print(&format!("{}: {:?}\n", self.file.display(), zone.generation()));
+            let generation = zone.generation();
+            let services = terminal::count(generation.sites().count() as u64, "service");
+            let (file, zone) = (self.file.display(), generation.zone());
+            return terminal::print(&format!("{file} is right: {zone} with {services}"));
         }
         start_logging(self.log.as_deref(), "info", self.log_format)?;
         let prepared = Prepared::read(&self.file).or_exit(Exit::Usage)?;

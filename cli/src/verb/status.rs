@@ -145,7 +145,8 @@ fn checks(status: &api::Status, now: Time) -> String {
             };
             // The last one that changed its mind made the state what it is.
             let of_state = check.vantages.iter().filter(|vantage| vantage.finds == check.state);
-            let since = of_state.map(|vantage| vantage.since_ms).max();
+            // Who has not looked yet says so since the beginning of time.
+            let since = of_state.map(|vantage| vantage.since_ms).max().filter(|since| *since > 0);
             let since = since.map(|since| about(now.since(Time::from_millis(since))));
             let vantages: Vec<String> = check.vantages.iter().map(finds).collect();
             table.row(vec![

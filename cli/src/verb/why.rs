@@ -22,11 +22,11 @@ Examples:
   godwit why @ --client 203.0.113.9 --type HTTPS
   godwit why www --client 203.0.113.9 --static zone.toml
 
-NAME is a site, an alias, a name under a wildcard or any other name of the zone, `@` the zone itself.
-Without --resolver the client asks by itself. With it the resolver asks, and what is told is the answer
-for the client's subnet, and the one for resolvers that send none. It is answered by the running
-member, or the redirector of a static zone, from what it would answer over DNS at this moment; of a
-static zone that nobody serves, by its file.")]
+NAME is a site, an alias, a name under a wildcard or any other name of the zone, `@` the zone
+itself. Without --resolver the client asks by itself. With it the resolver asks, and what is told is
+the answer for the client's subnet, and the one for resolvers that send none. It is answered by the
+running member, or the redirector of a static zone, from what it would answer over DNS at this
+moment; of a static zone that nobody serves, by its file.")]
 pub(crate) struct Why {
     /// The name: what is before the zone, or all of it
     name: String,
@@ -134,13 +134,7 @@ fn reasons(why: &Value) -> String {
             format!("Probed: round-trip times to a resolver in {} were measured.\n", word(&known["prefix"]))
         }
         Some("demand") => format!("Busy: {} is looked at by itself.\n", word(&known["prefix"])),
-        Some("geography") => format!(
-            "Placed: the GeoIP database has {} at {},{}; times from {} stand for it.\n",
-            word(&known["prefix"]),
-            word(&known["latitude"]),
-            word(&known["longitude"]),
-            word(&known["landmark"])
-        ),
+        Some("geography") => placed(known),
         Some("rule") => {
             format!("Rule for {}: {}.\n", word(&known["prefix"]), word(&known["rule"]))
         }
@@ -165,6 +159,14 @@ fn reasons(why: &Value) -> String {
         table.row(row(replica));
     }
     format!("{text}\n{table}")
+}
+
+/// A place, and the member near it whose measurements count for it, where there is one.
+fn placed(known: &Value) -> String {
+    let (prefix, landmark) = (word(&known["prefix"]), known["landmark"].as_str());
+    let landmark = landmark.map_or_else(String::new, |name| format!("; times from {name} stand for it"));
+    let (latitude, longitude) = (word(&known["latitude"]), word(&known["longitude"]));
+    format!("Placed: the GeoIP database has {prefix} at {latitude},{longitude}{landmark}.\n")
 }
 
 fn row(replica: &Value) -> Vec<String> {

@@ -37,6 +37,7 @@ fn a_file_is_checked() {
     let world = world();
     let right = world.run(&["redirector", "--static", "zone.toml", "--check"]);
     assert_eq!((right.code, right.err.as_str()), (0, ""), "{}", right.out);
+    assert!(right.out.starts_with("zone.toml is right: "), "{}", right.out);
     world.write("zone.toml", ZONE.replace("default = [\"eu\"", "default = [\"mars\""));
     let wrong = world.run(&["redirector", "--static", "zone.toml", "--check"]);
     assert_eq!(wrong.code, 2);

@@ -2,6 +2,7 @@
 
 use super::api::{self, OBJECTS_MAX};
 use super::host::Question;
+use crate::datadir::ADMIN_SOCKET;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use godwit_core::certificate::Invalid;
@@ -33,7 +34,7 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens there. Starting the daemon helps.
-    #[error("no godwit runs in {}: start it with {}", directory(.socket), starting(.socket))]
+    #[error("no godwit {}", missing(.socket))]
     NotRunning {
         /// The socket tried.
         socket: PathBuf,
@@ -55,16 +56,16 @@ pub enum ClientError {
     Answer(String),
 }
 
-/// A member's control socket has its own name; a static zone's that of its file.
-fn starting(socket: &Path) -> String {
-    match socket.file_name() == Some("admin.sock".as_ref()) {
-        true => "`godwit run`".to_owned(),
-        false => format!("`godwit run`, or `godwit redirector` whose socket is {}", socket.display()),
+/// Where it was looked for, as whoever asked named it, and what would be there: a member's control
+/// socket has its own name, a static zone's that of its file.
+fn missing(socket: &Path) -> String {
+    match socket.parent().filter(|_| socket.file_name().is_some_and(|name| name == ADMIN_SOCKET)) {
+        Some(directory) => format!("runs in {}: start it with `godwit run`", directory.display()),
+        None => format!(
+            "listens on {}: start it with `godwit run`, or `godwit redirector` for a static zone",
+            socket.display()
+        ),
     }
-}
-
-fn directory(socket: &Path) -> String {
-    socket.parent().unwrap_or(socket).display().to_string()
 }
 
 type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -297,5 +298,17 @@ impl From<&Invalid> for api::Code {
             Invalid::Used(_) | Invalid::Scope(_) => api::Code::NotAllowed,
             Invalid::Malformed(_) => api::Code::Malformed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_answer_is_called_as_it_was_named() {
+        let told = |socket: &str| ClientError::NotRunning { socket: socket.into() }.to_string();
+        assert!(told("/var/lib/godwit/admin.sock").starts_with("no godwit runs in /var/lib/godwit:"));
+        assert!(told("/tmp/fra1.sock").starts_with("no godwit listens on /tmp/fra1.sock:"));
     }
 }
