@@ -34,6 +34,7 @@ pub(crate) struct Acme {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Set a value; other values at the name stay
+    #[command(after_help = "Example:\n  godwit acme set www gfj9Xq...Rg85nM --ttl 10m")]
     Set {
         #[command(flatten)]
         value: ValueArguments,
@@ -44,7 +45,7 @@ enum Action {
         member: DaemonArguments,
     },
     /// Take a value back that was set at this member
-    #[command(visible_alias = "unset")]
+    #[command(visible_alias = "unset", after_help = "Example:\n  godwit acme clear www gfj9Xq...Rg85nM")]
     Clear {
         #[command(flatten)]
         value: ValueArguments,
@@ -52,6 +53,7 @@ enum Action {
         member: DaemonArguments,
     },
     /// Print the values that stand, whichever member set them
+    #[command(after_help = "Example:\n  godwit acme show --json")]
     Show {
         /// Print one JSON object
         #[arg(long)]

@@ -25,8 +25,10 @@ pub(crate) struct Config {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Read the file and tell what is wrong with it
+    #[command(after_help = "Example:\n  godwit config check --config /etc/godwit/godwit.toml")]
     Check(FileArguments),
     /// Print the configuration in force, defaults included
+    #[command(after_help = "Examples:\n  godwit config show\n  godwit config show --json")]
     Show {
         #[command(flatten)]
         file: FileArguments,
@@ -35,6 +37,7 @@ enum Action {
         json: bool,
     },
     /// Print the JSON schema: every key, its meaning and its default
+    #[command(after_help = "Example:\n  godwit config schema > godwit.schema.json")]
     Schema,
 }
 

@@ -35,9 +35,9 @@ Examples:
   godwit dnssec convert split    a KSK and a ZSK in place of one key for both
   godwit dnssec unsign start     sign no more, in the end
 
-The directory is the one in `[dnssec] keys` of the configuration. Every redirector has the same files in
-it: make and change them on one machine and copy the directory. Redirectors read changed files within ten
-seconds.")]
+The directory is the one in `[dnssec] keys` of the configuration. Every redirector has the same
+files in it: make and change them on one machine and copy the directory. Redirectors read changed
+files within ten seconds.")]
 pub(crate) struct Dnssec {
     #[command(subcommand)]
     action: Action,
@@ -46,17 +46,25 @@ pub(crate) struct Dnssec {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Make the first key of a zone, and print its DS record
+    #[command(
+        after_help = "Example:\n  godwit dnssec generate --zone edge.example.org --keys /var/lib/godwit/keys"
+    )]
     Generate(Generate),
     /// Print the DS and DNSKEY records for the registrar
+    #[command(after_help = "Example:\n  godwit dnssec ds")]
     Ds(Which),
     /// Show the keys, their phases, and what to do next
+    #[command(after_help = "Example:\n  godwit dnssec status --json")]
     Status(Which),
     /// Change keys: start a rollover, or tell it that the parent has the new DS record
+    #[command(after_help = "Examples:\n  godwit dnssec roll start\n  godwit dnssec roll ds-seen")]
     #[command(subcommand)]
     Roll(Roll),
     /// One key for everything, or two: a rollover from one to the other
+    #[command(after_help = "Example:\n  godwit dnssec convert split")]
     Convert(change::Convert),
     /// End signing: ask the parent to take the DS record away, and stop when nobody has it
+    #[command(after_help = "Examples:\n  godwit dnssec unsign start\n  godwit dnssec unsign ds-gone")]
     #[command(subcommand)]
     Unsign(change::Unsign),
 }
@@ -64,8 +72,10 @@ enum Action {
 #[derive(Debug, Subcommand)]
 enum Roll {
     /// Make a new key beside the active one
+    #[command(after_help = "Example:\n  godwit dnssec roll start --role zsk")]
     Start(Start),
     /// The parent zone has the new DS record, and it only: let the old key end
+    #[command(after_help = "Example:\n  godwit dnssec roll ds-seen")]
     DsSeen(DsSeen),
     /// Somebody else may have the keys: replace all of them, as fast as can be without breaking the zone
     Emergency(change::Emergency),

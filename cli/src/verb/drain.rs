@@ -28,6 +28,10 @@ pub(crate) struct Drain {
 
 /// Lead clients to a drained node again
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  godwit undrain fra1
+  godwit undrain eu --static zone.toml")]
 pub(crate) struct Undrain {
     #[command(flatten)]
     order: OrderArguments,

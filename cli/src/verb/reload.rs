@@ -13,9 +13,10 @@ Examples:
   godwit config check && godwit reload
   godwit redirector --static zone.toml --check && godwit reload --static zone.toml
 
-The zone's contents, lifetimes of answers, addresses to listen on, limits, keys, certificates, log level
-and GeoIP database are put in place without a lost or wrong answer; the rest takes effect at the next
-start. A wrong file, or an address that cannot be had, changes nothing and is told here. SIGHUP does the same, and tells in the log.")]
+The zone's contents, lifetimes of answers, addresses to listen on, limits, keys, certificates, log
+level and GeoIP database are put in place without a lost or wrong answer; the rest takes effect at
+the next start. A wrong file, or an address that cannot be had, changes nothing and is told here.
+SIGHUP does the same, and tells in the log.")]
 pub(crate) struct Reload {
     #[command(flatten)]
     member: DaemonArguments,

@@ -35,6 +35,9 @@ pub(crate) struct Testbed {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Start a network and return when every host answers
+    #[command(
+        after_help = "Examples:\n  godwit testbed up --regions 6\n  godwit testbed up --regions 3 --nodes-per-region 2 --loss 1 --json"
+    )]
     Up {
         #[command(flatten)]
         options: UpOptions,
@@ -46,12 +49,18 @@ enum Action {
         foreground: bool,
     },
     /// Tell which hosts there are and how exactly delays are kept
+    #[command(
+        after_help = "Examples:\n  godwit testbed status\n  godwit testbed status --json | jq -r '.hosts[].name'"
+    )]
     Status {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
     /// Run a program inside a host
+    #[command(
+        after_help = "Examples:\n  godwit testbed exec ap-tokyo-client -- curl http://www.testbed.example/\n  godwit testbed exec ap-tokyo-client -- dig www.testbed.example"
+    )]
     Exec {
         /// The host
         host: String,
@@ -60,21 +69,27 @@ enum Action {
         command: Vec<OsString>,
     },
     /// Kill a host's godwit as a crash does (SIGKILL)
+    #[command(after_help = "Example:\n  godwit testbed kill us-virginia-1")]
     Kill {
         /// The host, or a region for all of its hosts
         host: String,
     },
     /// Stop a host's godwit in order (SIGTERM)
+    #[command(after_help = "Example:\n  godwit testbed stop us-virginia-1")]
     Stop {
         /// The host, or a region for all of its hosts
         host: String,
     },
     /// Start a host's godwit again
+    #[command(after_help = "Example:\n  godwit testbed start us-virginia-1")]
     Start {
         /// The host, or a region for all of its hosts
         host: String,
     },
     /// Cut the paths between two hosts or regions, or all paths of one
+    #[command(
+        after_help = "Examples:\n  godwit testbed cut eu-frankfurt ap-tokyo\n  godwit testbed cut us-virginia-1"
+    )]
     Cut {
         /// One end
         a: String,
@@ -82,6 +97,7 @@ enum Action {
         b: Option<String>,
     },
     /// Undo cuts and degradations between two ends, of one end, or all
+    #[command(after_help = "Examples:\n  godwit testbed heal eu-frankfurt ap-tokyo\n  godwit testbed heal")]
     Heal {
         /// One end
         a: Option<String>,
@@ -89,6 +105,9 @@ enum Action {
         b: Option<String>,
     },
     /// Make paths between two hosts or regions worse
+    #[command(
+        after_help = "Examples:\n  godwit testbed degrade eu-frankfurt ap-tokyo --delay 100\n  godwit testbed degrade us-virginia --loss 5 --rate 10"
+    )]
     Degrade {
         /// One end
         a: String,
@@ -98,8 +117,10 @@ enum Action {
         how: Degrade,
     },
     /// Take the testbed down; nothing of it is left
+    #[command(after_help = "Example:\n  godwit testbed down")]
     Down,
     /// Show all of it: six regions, a site, a crash, a new version
+    #[command(after_help = "Examples:\n  godwit testbed demo\n  godwit testbed demo --regions 3 --json")]
     Demo {
         #[command(flatten)]
         options: UpOptions,

@@ -29,10 +29,13 @@ pub(super) struct Convert {
 /// All keys anew.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The old keys sign on until nobody depends on them: the zone stays valid for everybody all the time. Whoever
-has the old keys can deceive validators until the parent's old DS record is out of caches, and nothing that
-is done here ends that sooner. So in this order, without delay:
-  1. godwit dnssec roll emergency   on a clean machine; copy the directory to every redirector at once
+Example:
+  godwit dnssec roll emergency
+
+The old keys sign on until nobody depends on them: the zone stays valid for everybody all the time.
+Whoever has the old keys can deceive validators until the parent's old DS record is out of caches,
+and nothing that is done here ends that sooner. So in this order, without delay:
+  1. godwit dnssec roll emergency   on a clean machine; copy the directory to all redirectors
   2. at the time that it tells, enter the new DS record at the registrar in place of the old one
   3. godwit dnssec roll ds-seen     when the parent has it, and it only; copy the directory again")]
 pub(super) struct Emergency {
@@ -49,10 +52,13 @@ pub(super) struct Emergency {
 #[derive(Debug, Subcommand)]
 pub(super) enum Unsign {
     /// Ask the parent to take the DS record away (CDS and CDNSKEY: delete); signatures stay
+    #[command(after_help = "Example:\n  godwit dnssec unsign start")]
     Start(Which),
     /// The parent has no DS record any more: stop signing when no cache has it
+    #[command(after_help = "Example:\n  godwit dnssec unsign ds-gone --ds-ttl 1d")]
     DsGone(DsGone),
     /// Stay signed after all
+    #[command(after_help = "Example:\n  godwit dnssec unsign cancel")]
     Cancel(Which),
 }
 
