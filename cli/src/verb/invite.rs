@@ -124,11 +124,17 @@ impl Invite {
         Ok(())
     }
 
+    /// How long the membership holds: for as long as the token at the least, so that who comes late
+    /// becomes a member at all.
+    fn holds(&self) -> Span {
+        Span(self.lifetime.0.max(self.expires.0))
+    }
+
     fn invite(&self, key: &SecretKey, state: &mut State) -> Outcome<JoinToken> {
         let now = godwit_node::clock::now();
         let place = self.at.or_else(|| cities::of_region(self.region.as_str()).map(|city| city.place()));
         let redeem_by = now + self.expires.0;
-        let not_after = now + self.lifetime.0.max(self.expires.0);
+        let not_after = now + self.holds().0;
         let invitation = Invitation {
             serial: state.take_serial(),
             name: self.name.clone(),
@@ -186,7 +192,7 @@ impl Invite {
             roles.join(", "),
             grant.region,
             self.expires,
-            self.lifetime
+            self.holds()
         );
         if grant.place.is_none() {
             eprintln!(

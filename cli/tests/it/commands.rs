@@ -101,6 +101,17 @@ fn invitations_tell_place_founder_and_what_the_registrar_needs() {
 }
 
 #[test]
+fn invitations_say_what_they_hold() {
+    let world = World::with_network();
+    let invite = |name: &str, more: &[&str]| {
+        world.run(&[&["invite", "--name", name, "--region", "eu-frankfurt"], more].concat())
+    };
+    invite("a", &["--expires", "15m", "--lifetime", "1h"]).check(0, "the membership holds for 1h");
+    // Who redeems it at the last moment is to be a member at all.
+    invite("b", &["--expires", "15m", "--lifetime", "8s"]).check(0, "the membership holds for 15m");
+}
+
+#[test]
 fn joining_as_founder_needs_nobody_and_may_be_repeated() {
     let world = World::with_network();
     let token = world.invite("fra1", "eu-frankfurt");
@@ -221,6 +232,8 @@ fn every_verb_has_help_with_what_it_does() {
         "undrain",
         "revoke",
         "testbed",
+        "acme",
+        "reload",
         "config",
         "dnssec",
         "redirector",
@@ -230,9 +243,26 @@ fn every_verb_has_help_with_what_it_does() {
     ];
     for verb in verbs {
         assert!(help.out.contains(&format!("\n  {verb} ")), "{verb} is not in the help");
-        let own = world.run(&[verb, "--help"]);
-        assert_eq!(own.code, 0);
-        assert!(own.out.contains(&format!("Usage: godwit {verb}")), "{}", own.out);
+        check_help(&world, &[verb]);
     }
     insta::assert_snapshot!("help", help.out);
+}
+
+/// The help of a verb and of all below it: how it is used, an example, and lines that fit.
+fn check_help(world: &World, verbs: &[&str]) {
+    let help = world.run(&[verbs, &["--help"]].concat());
+    assert_eq!(help.code, 0);
+    assert!(help.out.contains(&format!("Usage: godwit {}", verbs.join(" "))), "{}", help.out);
+    assert!(help.out.contains("\nExample"), "no example: {}", help.out);
+    let examples = help.out.split("\nExample").nth(1).unwrap();
+    // A line that was broken to fit begins with one word.
+    let broken = examples.lines().find(|line| !line.is_empty() && !line.contains([' ', '.', ':']));
+    assert_eq!(broken, None, "{}", help.out);
+    let commands = help.out.split("\nCommands:\n").nth(1).and_then(|rest| rest.split("\n\n").next());
+    for line in commands.unwrap_or_default().lines() {
+        let name = line.strip_prefix("  ").and_then(|line| line.split(' ').next()).unwrap_or_default();
+        if !matches!(name, "" | "help") {
+            check_help(world, &[verbs, &[name]].concat());
+        }
+    }
 }
