@@ -111,7 +111,8 @@ pub struct Reasons {
     pub told: bool,
     /// Its name.
     pub name: MemberName,
-    /// Its key.
+    /// Its key, in hexadecimal digits as elsewhere.
+    #[serde(serialize_with = "digits")]
     pub member: MemberId,
     /// Where it is.
     pub region: RegionName,
@@ -184,6 +185,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) spared: &'a [u32],
     pub(crate) excluded: Vec<(&'a MemberInput, Option<Exclusion>)>,
     pub(crate) ranking: Ranking,
+}
+
+fn digits<S: serde::Serializer>(member: &MemberId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(member)
 }
 
 pub(crate) fn explain(facts: Facts<'_>) -> Why {
