@@ -298,11 +298,33 @@ impl Config {
         if let Some(wildcard) = self.overlay.advertise.iter().find(|address| address.ip().is_unspecified()) {
             return bad("overlay.advertise", format!("{wildcard} is no address that others can reach"));
         }
-        if let Some(host) = self.http.hosts.keys().find(|host| host.is_empty() || host.contains([':', '/'])) {
+        if let Some(host) = self.http.hosts.keys().find(|host| !is_host_name(host)) {
             return bad("http.hosts", format!("{host:?} is not a host name (no scheme, no port)"));
+        }
+        if let Some(address) = self.node.public_v4.filter(|v4| !is_of_a_host((*v4).into())) {
+            return bad("node.public_v4", format!("{address} is not the address of a host"));
+        }
+        if let Some(address) = self.node.public_v6.filter(|v6| !is_of_a_host((*v6).into())) {
+            return bad("node.public_v6", format!("{address} is not the address of a host"));
         }
         Ok(())
     }
+}
+
+/// Whether a client can send it in a `Host` field and mean a host: labels of letters, digits,
+/// hyphens and underscores, 253 octets at most (RFC 1035, 2.3.4), in whichever case.
+fn is_host_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let allowed = |octet: u8| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_';
+        (1..=63).contains(&label.len()) && label.bytes().all(allowed)
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
+/// Whether one host can have the address, as far as the address tells.
+fn is_of_a_host(address: IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    !(address.is_unspecified() || address.is_multicast() || broadcast)
 }
 
 fn within<N: PartialOrd + std::fmt::Display>(
@@ -348,5 +370,36 @@ mod tests {
         let mut config = Config::default();
         config.overlay.advertise = wildcard(4100);
         assert_eq!(config.check().unwrap_err().key, "overlay.advertise");
+    }
+
+    #[test]
+    fn addresses_and_host_names_that_nobody_can_reach_are_errors() {
+        for (address, works) in
+            [("0.0.0.0", false), ("224.0.0.1", false), ("255.255.255.255", false), ("192.0.2.1", true)]
+        {
+            let mut config = Config::default();
+            config.node.public_v4 = Some(address.parse().unwrap());
+            assert_eq!(config.check().is_ok(), works, "{address}");
+        }
+        for (address, works) in [("::", false), ("ff02::1", false), ("2001:db8::1", true)] {
+            let mut config = Config::default();
+            config.node.public_v6 = Some(address.parse().unwrap());
+            assert_eq!(config.check().is_ok(), works, "{address}");
+        }
+        let hosts = [
+            ("www.example.org", true),
+            ("WWW.example.org", true),
+            ("a b", false),
+            ("", false),
+            ("a..b", false),
+            ("a.", false),
+            ("a:80", false),
+            ("http://a", false),
+        ];
+        for (host, works) in hosts {
+            let mut config = Config::default();
+            config.http.hosts.insert(host.to_owned(), "www".parse().unwrap());
+            assert_eq!(config.check().is_ok(), works, "{host:?}");
+        }
     }
 }
