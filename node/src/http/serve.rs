@@ -39,6 +39,9 @@ const FOUND_MAX: usize = 16 * 1024;
 /// members leave the map within three.
 const RETRY_AFTER_SECS: &str = "3";
 
+/// For what may be otherwise at any moment.
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
 /// Answers requests.
 pub(crate) struct Server {
     pub(super) hosts: Hosts,
@@ -274,6 +277,8 @@ impl Exchange<'_> {
         *response.status_mut() = StatusCode::NOT_FOUND;
         response.headers_mut().insert(header::CONTENT_TYPE, content_type(path.file_name()));
         response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(file.len));
+        // A cache may keep a 404 that says nothing, and the file may be there in the next version.
+        response.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);
         Ok(response)
     }
 
@@ -369,6 +374,6 @@ fn plain(status: StatusCode, text: &'static str) -> Box<Response<Body>> {
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::CACHE_CONTROL, NO_STORE);
     Box::new(response)
 }

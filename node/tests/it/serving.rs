@@ -49,6 +49,7 @@ async fn a_site_is_published_and_served() {
     assert_eq!((&text.body[..], text.header("content-type")), ("ä".as_bytes(), "text/plain; charset=utf-8"));
     let lost = get(address, "/nothing").await;
     assert_eq!((lost.status.as_u16(), &lost.body[..]), (404, &b"lost"[..]));
+    assert_eq!(lost.header("cache-control"), "no-store", "the next version may have it");
     assert_eq!(get(address, "/docs/../index.html").await.status, 400);
     assert_eq!(ask(address, "GET", "www.example.com", "/", &[]).await.status, 200);
     assert_eq!(ask(address, "GET", "other.example", "/", &[]).await.status, 421);
