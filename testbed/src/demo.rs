@@ -11,7 +11,7 @@ mod report;
 pub mod site;
 mod table;
 
-use crate::options::UpOptions;
+use crate::options::{PortKind, UpOptions};
 use crate::state::{RunDir, State};
 use crate::up::{self, Life};
 use client::Clients;
@@ -34,10 +34,7 @@ pub(crate) fn run(options: &UpOptions, dir: &RunDir, json: bool) -> anyhow::Resu
         options.client_regions = CLIENT_REGIONS.min(crate::REGION_COUNT_MAX - options.regions);
     }
     let teller = Teller { started: Instant::now(), json };
-    teller.step(&format!(
-        "Bringing up {} regions on this machine, with real delays between them.",
-        options.regions
-    ));
+    teller.step(&format!("Bringing up {} regions on this machine.", options.regions));
     let signals = EndSignals::take_over()?;
     let (state, mut launcher) = up::start(&options, dir, Life::Attached, &signals)?;
     let up_seconds = teller.seconds();
@@ -54,6 +51,9 @@ pub(crate) fn run(options: &UpOptions, dir: &RunDir, json: bool) -> anyhow::Resu
 fn play(teller: &Teller, state: &State, up_seconds: f64) -> anyhow::Result<Report> {
     let members = state.hosts.iter().filter(|host| host.pid.is_some()).count();
     teller.say(&format!("{members} members answer after {up_seconds:.1} s: {}.", table::members(state)));
+    if state.mode != PortKind::Loopback {
+        teller.say("What they say to each other takes as long as between their cities.");
+    }
     for warning in &state.warnings {
         teller.say(&format!("Note: {warning}."));
     }

@@ -155,15 +155,44 @@ pub(super) fn summary(report: &Report) -> String {
     for broken in &report.broken {
         text.push_str(&format!("\nNOT AS PROMISED: {broken}.\n"));
     }
-    text.push_str(&format!(
-        "\nHow to go on:\n\
-         \x20 godwit testbed up                                  such a network that stays\n\
-         \x20 godwit testbed status                              its hosts\n\
-         \x20 godwit testbed exec HOST -- curl http://www.{}/    any program, inside a host\n\
-         \x20 godwit testbed cut eu-frankfurt ap-tokyo           break a path; heal mends it\n\
-         \x20 godwit testbed down                                nothing is left\n\
-         And for real hosts: godwit init, invite, join, run, publish. See the README.",
-        report.zone
-    ));
-    text
+    text + &how_to_go_on(report.mode, &report.zone)
+}
+
+/// What can be tried next: programs inside hosts and cuts need namespaces.
+fn how_to_go_on(mode: PortKind, zone: &str) -> String {
+    let curl = format!("godwit testbed exec HOST -- curl http://www.{zone}/");
+    let steps: &[(&str, &str)] = match mode {
+        PortKind::Loopback => &[
+            ("godwit testbed up", "such a network that stays"),
+            ("godwit testbed status", "its hosts"),
+            ("godwit testbed kill us-virginia-1", "a crash; start undoes it"),
+            ("godwit testbed down", "nothing is left"),
+        ],
+        PortKind::Auto | PortKind::Tun | PortKind::Packet => &[
+            ("godwit testbed up", "such a network that stays"),
+            ("godwit testbed status", "its hosts"),
+            (&curl, "any program, inside a host"),
+            ("godwit testbed cut eu-frankfurt ap-tokyo", "break a path; heal mends it"),
+            ("godwit testbed down", "nothing is left"),
+        ],
+    };
+    let width = steps.iter().map(|(command, _)| command.len()).max().unwrap_or_default();
+    let steps: String =
+        steps.iter().map(|(command, what)| format!("  {command:width$}    {what}\n")).collect();
+    format!(
+        "\nHow to go on:\n{steps}And for real hosts: godwit init, invite, join, run, publish. See the README."
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_to_do_next_works_there() {
+        let zone = "testbed.example";
+        let (real, loopback) = (how_to_go_on(PortKind::Tun, zone), how_to_go_on(PortKind::Loopback, zone));
+        assert!(real.contains("curl http://www.testbed.example/") && real.contains("testbed cut"), "{real}");
+        assert!(!loopback.contains("curl") && !loopback.contains("cut"), "{loopback}");
+    }
 }
