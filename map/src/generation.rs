@@ -640,41 +640,6 @@ impl Generation {
         exclusion(&self.inputs.members[index as usize], &site.input, self.full[index as usize])
     }
 
-    /// The members in reach that hold exactly this version of `site`, the nearest to `from` first:
-    /// by measured round-trip time, else by distance. For fetching content.
-    pub fn holders_by_distance(
-        &self,
-        from: &MemberId,
-        site: &SiteName,
-        number: VersionNumber,
-    ) -> Vec<MemberId> {
-        self.by_distance(from, |member| member.holds(site.as_str()) == Some(number))
-    }
-
-    /// The certified nodes in reach other than `from`, the nearest first.
-    pub fn nodes_by_distance(&self, from: &MemberId) -> Vec<MemberId> {
-        self.by_distance(from, |_| true)
-    }
-
-    fn by_distance(&self, from: &MemberId, keep: impl Fn(&MemberInput) -> bool) -> Vec<MemberId> {
-        let origin = self.by_id.get(from).copied();
-        let estimator = &self.knowledge.estimator;
-        let far = |index: u32| {
-            let origin = origin?;
-            let measured = estimator.between(origin, index);
-            measured
-                .or_else(|| Some(crate::estimate::by_distance(estimator.distance_km(origin, index)?) as u32))
-        };
-        let mut members: Vec<(u32, MemberId)> = (0..)
-            .zip(&self.inputs.members)
-            .filter(|(_, member)| member.id != *from && member.certified && member.has_role(Role::Node))
-            .filter(|(_, member)| matches!(member.state, Health::Alive | Health::Suspect) && keep(member))
-            .map(|(index, member)| (far(index).unwrap_or(u32::MAX), member.id))
-            .collect();
-        members.sort_unstable();
-        members.into_iter().map(|(_, id)| id).collect()
-    }
-
     /// How large it is, for metrics and logs.
     pub fn size(&self) -> Size {
         Size {

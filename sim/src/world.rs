@@ -186,12 +186,6 @@ impl World {
         self.schedule(self.now + duration, Happening::Resume { host, start });
     }
 
-    /// Changes both directions of a link.
-    pub fn set_link(&mut self, a: HostIndex, b: HostIndex, profile: Profile) {
-        self.link(a, b).set_profile(profile);
-        self.link(b, a).set_profile(profile);
-    }
-
     /// Cuts or heals both directions of a link.
     pub fn set_cut(&mut self, a: HostIndex, b: HostIndex, cut: bool) {
         self.link(a, b).set_cut(cut);

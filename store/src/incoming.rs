@@ -140,12 +140,6 @@ impl Incoming {
         self.shared.jobs.send(job).map_err(|_| StoreError::Closed)?;
         waiter.await.map_err(|_| StoreError::Closed)?
     }
-
-    /// Gives up, and gives back the space.
-    pub fn discard(self) {
-        // A file that stays is taken up again or removed when the store opens.
-        let _ = std::fs::remove_file(&self.path);
-    }
 }
 
 impl Drop for Incoming {

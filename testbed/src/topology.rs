@@ -167,14 +167,6 @@ impl Topology {
         (0..self.hosts.len()).filter(|host| self.hosts[*host].region == region).collect()
     }
 
-    /// The redirectors, nearest to `region` first.
-    pub fn redirectors_by_distance(&self, region: usize) -> Vec<&Host> {
-        let mut redirectors: Vec<_> =
-            self.hosts.iter().filter(|host| host.role == Role::Redirector).collect();
-        redirectors.sort_by(|a, b| self.rtt_ms(region, a.region).total_cmp(&self.rtt_ms(region, b.region)));
-        redirectors
-    }
-
     fn place_hosts(&mut self, options: &UpOptions) {
         for region in 0..options.regions {
             for number in 1..=options.nodes_per_region {

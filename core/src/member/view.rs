@@ -200,11 +200,6 @@ impl<'a> View<'a> {
         self.member.spread.set().get(key).map(|held| &held.record)
     }
 
-    /// How many records there are.
-    pub fn record_count(self) -> usize {
-        self.member.spread.set().len()
-    }
-
     /// The sum of all records: equal sums mean equal sets.
     pub fn fingerprint(self) -> u128 {
         self.member.spread.set().sum()
