@@ -149,10 +149,6 @@ impl RecordSet {
         self.counts[kind as usize]
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.held.len()
-    }
-
     pub(crate) fn standing(&self, key: &Key, rank: Rank) -> Standing {
         if let Some((floor, _)) = self.floors.get(key)
             && rank <= *floor
@@ -312,7 +308,7 @@ mod tests {
             put(&mut down, suspicion(sequence), now);
         }
         assert_eq!(up.sums(), down.sums());
-        assert_eq!((up.len(), up.count(Kind::Suspicion)), (1, 1));
+        assert_eq!((up.held.len(), up.count(Kind::Suspicion)), (1, 1));
         assert_eq!(put(&mut up, suspicion(5), now), Standing::Same);
         assert_eq!(put(&mut up, suspicion(4), now), Standing::Lower);
     }
@@ -330,7 +326,7 @@ mod tests {
         assert_eq!(put(&mut set, suspicion(3), born), Standing::Ended);
         assert_eq!(put(&mut set, suspicion(6), Time::from_secs(131)), Standing::Higher);
         set.expire(Time::from_secs(2000));
-        assert_eq!((set.len(), set.floors.len(), set.ends.len()), (0, 1, 1));
+        assert_eq!((set.held.len(), set.floors.len(), set.ends.len()), (0, 1, 1));
         set.expire(Time::from_secs(5000));
         assert_eq!((set.floors.len(), set.ends.len()), (0, 0));
     }
