@@ -137,6 +137,8 @@ impl UpOptions {
 /// How to change one path of a running testbed; `None` leaves a property as it is.
 #[derive(Args, Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+// The command that takes these has a group of this name.
+#[group(skip)]
 pub struct Degrade {
     /// Added to the delay of each direction
     #[arg(long = "delay", value_name = "MS")]
