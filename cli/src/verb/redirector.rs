@@ -32,9 +32,9 @@ Examples:
   godwit acme set www gfj9Xq...Rg85nM --static zone.toml
 
 These ask it at its control socket: `admin.socket` of the file, or beside the file with the ending
-`sock` (zone.sock). It logs to standard error and stays in the foreground. SIGTERM and Ctrl-C stop it, SIGHUP and
-`godwit reload` read the file and everything it names again; a wrong file, or an address that cannot be
-had, changes nothing. docs/static.md tells every key.")]
+`sock` (zone.sock). It logs to standard error and stays in the foreground. SIGTERM and Ctrl-C stop
+it, SIGHUP and `godwit reload` read the file and everything it names again; a wrong file, or an
+address that cannot be had, changes nothing. docs/static.md tells every key.")]
 pub(crate) struct Redirector {
     /// The zone's file
     #[arg(long = "static", value_name = "FILE")]
