@@ -22,6 +22,17 @@ pub(crate) struct Matrix {
     pub(crate) places: Vec<Place>,
     /// Milliseconds, row by row; `None` where nothing was measured.
     rtts: Vec<Option<f64>>,
+    /// The same of single pings, where they are known; empty where no pair's are.
+    spreads: Vec<Option<Spread>>,
+}
+
+/// What the pings of a pair came to, ms.
+#[derive(Clone, Copy)]
+pub(crate) struct Spread {
+    pub(crate) min: f64,
+    pub(crate) avg: f64,
+    pub(crate) max: f64,
+    pub(crate) mdev: f64,
 }
 
 /// A place.
@@ -46,6 +57,25 @@ impl Matrix {
         let one = |a: usize, b: usize| self.rtts[a * self.places.len() + b];
         match (one(a, b), one(b, a)) {
             (Some(there), Some(back)) => Some((there + back) / 2.0),
+            (there, back) => there.or(back),
+        }
+    }
+
+    /// Whether it tells more than one number of a pair.
+    pub(crate) fn has_spreads(&self) -> bool {
+        !self.spreads.is_empty()
+    }
+
+    /// How the pings of a pair differed: the means of both directions, or the one that was measured.
+    pub(crate) fn spread(&self, a: usize, b: usize) -> Option<Spread> {
+        let one = |a: usize, b: usize| self.spreads.get(a * self.places.len() + b).copied().flatten();
+        match (one(a, b), one(b, a)) {
+            (Some(there), Some(back)) => Some(Spread {
+                min: (there.min + back.min) / 2.0,
+                avg: (there.avg + back.avg) / 2.0,
+                max: (there.max + back.max) / 2.0,
+                mdev: (there.mdev + back.mdev) / 2.0,
+            }),
             (there, back) => there.or(back),
         }
     }
@@ -135,14 +165,14 @@ fn field(line: &[String], at: usize) -> anyhow::Result<&str> {
 }
 
 /// A file of places (columns: key, name, latitude, longitude) and one of ordered pairs, whose
-/// fourth column is the average.
+/// third to sixth columns are minimum, average, maximum and deviation.
 fn pairs(
     data: &Path,
     places: &str,
     columns: (usize, usize, usize, usize),
     rtts: &str,
 ) -> anyhow::Result<Matrix> {
-    let mut matrix = Matrix { places: Vec::new(), rtts: Vec::new() };
+    let mut matrix = Matrix { places: Vec::new(), rtts: Vec::new(), spreads: Vec::new() };
     let mut numbers = BTreeMap::new();
     for line in lines(&data.join(places))? {
         numbers.insert(field(&line, columns.0)?.to_owned(), matrix.places.len());
@@ -153,17 +183,21 @@ fn pairs(
         });
     }
     matrix.rtts = vec![None; numbers.len() * numbers.len()];
+    matrix.spreads = vec![None; numbers.len() * numbers.len()];
     for line in lines(&data.join(rtts))? {
         let (from, to) = (numbers.get(field(&line, 0)?), numbers.get(field(&line, 1)?));
         if let (Some(from), Some(to)) = (from, to) {
-            matrix.rtts[from * numbers.len() + to] = Some(field(&line, 3)?.parse()?);
+            let number = |at: usize| -> anyhow::Result<f64> { Ok(field(&line, at)?.parse()?) };
+            let spread = Spread { min: number(2)?, avg: number(3)?, max: number(4)?, mdev: number(5)? };
+            matrix.rtts[from * numbers.len() + to] = Some(spread.avg);
+            matrix.spreads[from * numbers.len() + to] = Some(spread);
         }
     }
     Ok(matrix)
 }
 
 fn square(data: &Path) -> anyhow::Result<Matrix> {
-    let mut matrix = Matrix { places: Vec::new(), rtts: Vec::new() };
+    let mut matrix = Matrix { places: Vec::new(), rtts: Vec::new(), spreads: Vec::new() };
     for line in lines(&data.join("aws2025_regions.csv"))? {
         let (lat, lon) = (field(&line, 3)?.parse()?, field(&line, 4)?.parse()?);
         matrix

@@ -23,7 +23,10 @@
 //! With `--liars n`, n of the replicas say of every network that it is 1 ms away, and of every
 //! member too.
 
+mod blame;
+mod hindsight;
 mod penalty;
+mod variation;
 mod world;
 
 use crate::matrix::{Matrix, Source};
@@ -32,6 +35,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use variation::Kind;
 use world::{Tally, World};
 
 /// What is measured.
@@ -58,9 +62,9 @@ pub(crate) struct Arguments {
     /// Replicas that claim to be next to everybody.
     #[arg(long, default_value_t = 0)]
     liars: usize,
-    /// Whether round-trip times vary.
-    #[arg(long)]
-    varying: bool,
+    /// How round-trip times vary.
+    #[arg(long, value_enum, default_value = "steady", default_missing_value = "hosts", num_args = 0..=1)]
+    varying: Kind,
     /// Seed of everything random.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -77,7 +81,7 @@ struct Report {
     explore_permille: u16,
     wrong_percent: f64,
     liars: usize,
-    varying: bool,
+    varying: Kind,
     seed: u64,
     results: Vec<Row>,
     /// By number of replicas.
@@ -121,13 +125,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 fn print_table(report: &Report) {
     println!(
-        "{} replica sets from {}, {} % of places misplaced, {} ‰ explore, {} liars, {} times",
+        "{} replica sets from {}, {} % of places misplaced, {} ‰ explore, {} liars, times: {}",
         report.sets,
         report.matrix,
         report.wrong_percent,
         report.explore_permille,
         report.liars,
-        if report.varying { "varying" } else { "steady" },
+        format!("{:?}", report.varying).to_lowercase(),
     );
     println!("RTT to the chosen replica minus RTT to the best, ms; materially worse, %\n");
     println!("                          by population              all cities alike");

@@ -25,6 +25,7 @@ pub mod flow;
 pub mod geo;
 pub mod handoff;
 pub mod health;
+pub mod history;
 pub mod key;
 pub mod member;
 pub mod name;

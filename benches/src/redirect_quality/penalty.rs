@@ -21,7 +21,7 @@ impl Penalty {
         self.chosen - self.best
     }
 
-    fn is_material(&self) -> bool {
+    pub(super) fn is_material(&self) -> bool {
         self.chosen > self.best * 1.1 && self.chosen > self.best + 2.0
     }
 }

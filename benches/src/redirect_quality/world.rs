@@ -1,15 +1,19 @@
 //! A set of replicas, its clients, and what they measure.
 
 use super::Arguments;
+use super::blame::Blame;
+use super::hindsight::{self, Memory};
 use super::penalty::{Penalties, Penalty};
-use crate::matrix::{Matrix, Series};
+use super::variation::Variation;
+use crate::matrix::Matrix;
 use godwit_core::certificate::{Role, Serial};
 use godwit_core::content::VersionNumber;
 use godwit_core::demand::{Capacity, PREFIXES_MAX};
 use godwit_core::geo::Coordinates;
+use godwit_core::history::History;
 use godwit_core::key::{MemberId, SecretKey};
 use godwit_core::name::SiteName;
-use godwit_core::observation::{Age, ClientRtt, SAMPLES_MAX};
+use godwit_core::observation::{ClientRtt, SAMPLES_MAX};
 use godwit_core::record::OBSERVATIONS_MAX;
 use godwit_map::{DemandInput, Exploration, Generation, GeoDb, Health, Inputs, MemberInput, SiteInput};
 use ipnet::{IpNet, Ipv4Net};
@@ -20,7 +24,7 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long an epoch is.
 const EPOCH: Duration = Duration::from_secs(600);
@@ -43,13 +47,13 @@ pub(super) struct Scene<'a> {
     arguments: &'a Arguments,
     /// People near each place, millions.
     population: Vec<f64>,
-    series: Option<Series>,
+    variation: Variation,
 }
 
 impl<'a> Scene<'a> {
     pub(super) fn read(matrix: &'a Matrix, arguments: &'a Arguments) -> anyhow::Result<Scene<'a>> {
-        let series = if arguments.varying { Some(Series::read()?) } else { None };
-        Ok(Scene { matrix, arguments, population: matrix.population()?, series })
+        let variation = Variation::read(arguments.varying, arguments.epochs, matrix)?;
+        Ok(Scene { matrix, arguments, population: matrix.population()?, variation })
     }
 }
 
@@ -63,8 +67,12 @@ pub(super) struct World<'a> {
     geo: GeoDb,
     inputs: Inputs,
     site: SiteName,
-    /// By network and replica: when the last was, and the last samples, µs.
-    samples: BTreeMap<(usize, usize), (usize, Vec<u32>)>,
+    /// By network and replica: what the node remembers.
+    histories: BTreeMap<(usize, usize), History>,
+    /// What was measured so far, for judging by hindsight.
+    taken: Memory,
+    /// What would have been, had all replicas been measured from all cities.
+    all: Memory,
 }
 
 /// A network of clients.
@@ -88,7 +96,7 @@ impl Network {
 /// What was counted on the way.
 #[derive(Default, Serialize)]
 pub(super) struct Tally {
-    /// Computing generations, ms each.
+    /// Computing generations, ms of a processor each.
     compute_ms: f64,
     /// Replicas measured from a city, mean, after each epoch.
     measured_per_place: Vec<f64>,
@@ -100,6 +108,8 @@ pub(super) struct Tally {
     moves_per_client_hour: f64,
     /// Clients sent to a liar that is not the best for them, percent of all, by people, at the end.
     drawn_by_liars_percent: f64,
+    /// Who is materially worse off at the end, and why.
+    blame: Blame,
     #[serde(skip)]
     count: Counts,
 }
@@ -130,6 +140,7 @@ impl Tally {
         let hours = count.settled as f64 * EPOCH.as_secs_f64() / 3600.0;
         self.moves_per_client_hour = count.moves as f64 / hours.max(1.0);
         self.drawn_by_liars_percent = 100.0 * count.drawn / count.people.max(1e-9);
+        self.blame = self.blame.done();
         self
     }
 }
@@ -152,7 +163,8 @@ impl fmt::Display for Tally {
             f,
             "; {:.1} % of clients sent to a liar who is materially worse for them",
             self.drawn_by_liars_percent
-        )
+        )?;
+        write!(f, "\nmaterially worse off at the end, of all clients:{}", self.blame)
     }
 }
 
@@ -198,7 +210,18 @@ impl<'a> World<'a> {
         };
         let geo = GeoDb::from_networks(networks.iter().map(|network| (network.net.into(), network.believed)));
         let ids = replicas.iter().map(|place| id(*place)).collect();
-        Ok(World { scene, replicas, ids, networks, geo, inputs, site, samples: BTreeMap::new() })
+        Ok(World {
+            scene,
+            replicas,
+            ids,
+            networks,
+            geo,
+            inputs,
+            site,
+            histories: BTreeMap::new(),
+            taken: Memory::default(),
+            all: Memory::default(),
+        })
     }
 
     pub(super) fn measure(mut self, rng: &mut ChaCha8Rng, penalties: &mut Penalties, tally: &mut Tally) {
@@ -219,9 +242,9 @@ impl<'a> World<'a> {
                 epoch: epoch as u64,
                 permille: if epoch == 0 { 0 } else { self.scene.arguments.explore },
             });
-            let started = Instant::now();
+            let started = processor_time();
             let generation = Generation::compute(&self.inputs, &self.geo, before.as_ref());
-            tally.count.compute += started.elapsed();
+            tally.count.compute += processor_time().saturating_sub(started);
             tally.count.generations += 1;
             let usual = self.without_exploring(&generation, before.as_ref());
             let policy = if epoch == 0 { "map, cold".to_owned() } else { format!("map, epoch {epoch}") };
@@ -230,11 +253,16 @@ impl<'a> World<'a> {
                 let home = self.choice(&usual, network);
                 let penalty = self.penalty(network, chosen);
                 penalties.add(2 + epoch, &policy, penalty);
+                if epoch == epochs {
+                    let reason = || self.reason(&generation, network, (chosen, home));
+                    let reason = penalty.is_material().then(reason);
+                    tally.blame.count(penalty.population, reason);
+                }
                 self.count(tally, epoch, network, (chosen, home), (&mut homes, penalty));
                 self.serve(network, chosen, epoch, rng);
             }
             let measured: BTreeSet<(usize, usize)> = self
-                .samples
+                .histories
                 .keys()
                 .map(|(network, replica)| (self.networks[*network].city, *replica))
                 .collect();
@@ -242,7 +270,9 @@ impl<'a> World<'a> {
             tally.count.measured[epoch] += measured.len();
             before = Some(generation);
             self.inputs.demands = self.demands(&homes);
+            self.measure_all(epoch, rng);
         }
+        self.judge_by_hindsight(penalties);
     }
 
     /// What members tell of who they serve: a choice leans on it.
@@ -303,40 +333,90 @@ impl<'a> World<'a> {
         self.ids.iter().position(|id| *id == member.id)
     }
 
+    /// What one connection from a city measures in an epoch, without the last mile, ms.
+    fn sample(&self, city: usize, replica: usize, epoch: usize, rng: &mut ChaCha8Rng) -> f64 {
+        let time = epoch as f64 + rng.random_range(0.0..1.0);
+        let pair = (city, self.replicas[replica]);
+        self.scene.variation.sample(self.scene.matrix, pair, time, rng).unwrap_or(f64::MAX)
+    }
+
+    /// Every replica is measured from every city, for judging only.
+    fn measure_all(&mut self, epoch: usize, rng: &mut ChaCha8Rng) {
+        let cities: BTreeSet<usize> = self.networks.iter().map(|network| network.city).collect();
+        for city in cities {
+            for replica in 0..self.replicas.len() {
+                for _ in 0..hindsight::SAMPLES {
+                    let ms = self.sample(city, replica, epoch, rng);
+                    self.all.add(city, replica, ms);
+                }
+            }
+        }
+    }
+
+    /// What those would choose who knew more, after the last epoch.
+    fn judge_by_hindsight(&self, penalties: &mut Penalties) {
+        let at = 3 + self.scene.arguments.epochs;
+        for (order, policy, memory) in
+            [(at, "by what was taken", &self.taken), (at + 1, "by all, all taken", &self.all)]
+        {
+            let best = memory.best();
+            for network in 0..self.networks.len() {
+                if let Some(replica) = best.get(&self.networks[network].city) {
+                    penalties.add(order, policy, self.penalty(network, *replica));
+                }
+            }
+        }
+    }
+
+    /// Why a network is told a replica that is materially worse.
+    fn reason(
+        &self,
+        generation: &Generation,
+        network: usize,
+        (chosen, home): (usize, Option<usize>),
+    ) -> String {
+        let place = &self.networks[network];
+        let truly = self.scene.matrix.places[place.city].coordinates;
+        let placed = if place.believed == truly { "placed" } else { "misplaced" };
+        if home != Some(chosen) {
+            return format!("{placed}: explores");
+        }
+        let Some(ranking) = generation.rank(place.prefix().addr(), &self.site) else {
+            return "nothing".into();
+        };
+        let of = |replica: usize| {
+            let ranked = ranking.replicas.iter().find(|ranked| ranked.member == self.ids[replica]);
+            ranked.map(|r| (format!("{:?}", r.source).to_lowercase(), r.rtt_estimate_us.unwrap_or(u32::MAX)))
+        };
+        let best = (0..self.replicas.len())
+            .min_by(|a, b| self.rtt(network, *a).total_cmp(&self.rtt(network, *b)))
+            .unwrap_or(chosen);
+        let (Some((by, rtt)), Some((best_by, best_rtt))) = (of(chosen), of(best)) else {
+            return "absent".into();
+        };
+        let kept = if best_rtt < rtt { ", but kept" } else { "" };
+        format!("{placed}: chosen {by}, best {best_by}{kept}")
+    }
+
     /// The network connects to the replica, which measures.
     fn serve(&mut self, network: usize, replica: usize, epoch: usize, rng: &mut ChaCha8Rng) {
-        let rtt = self.rtt(network, replica);
-        let samples: Vec<u32> = match &self.scene.series {
-            None => vec![micros(rtt)],
-            Some(series) => {
-                let pair = self.networks[network].city * 1009 + self.replicas[replica] * 31;
-                let times = (0..CONNECTIONS).map(|_| {
-                    let frame = epoch as f64 + rng.random_range(0.0..1.0);
-                    micros(rtt * series.factor(pair, frame / (self.scene.arguments.epochs + 1) as f64))
-                });
-                times.collect()
-            }
-        };
-        let (last, known) = self.samples.entry((network, replica)).or_default();
-        *last = epoch;
-        known.extend(samples);
-        let over = known.len().saturating_sub(SAMPLES_MAX.into());
-        known.drain(..over);
+        let (city, last_mile) = (self.networks[network].city, self.networks[network].last_mile);
+        let count = if self.scene.variation.is_steady() { 1 } else { CONNECTIONS };
+        for n in 0..count {
+            let ms = self.sample(city, replica, epoch, rng);
+            self.taken.add(city, replica, ms);
+            let now = EPOCH * epoch as u32 + EPOCH * n as u32 / count as u32;
+            self.histories.entry((network, replica)).or_default().take(now, micros(ms + last_mile));
+        }
     }
 
     /// What the replicas tell at the start of an epoch: of as many networks as a record holds, all of
-    /// the same ones; of each the first quartile of the last samples.
+    /// the same ones.
     fn told(&self, epoch: usize) -> Vec<(MemberId, ClientRtt)> {
         let mut by_replica: BTreeMap<usize, Vec<(u64, ClientRtt)>> = BTreeMap::new();
-        for ((network, replica), (last, samples)) in &self.samples {
-            let mut samples = samples.clone();
-            samples.sort_unstable();
-            let Some(age) = Age::of(EPOCH * (epoch - last) as u32) else { continue };
-            let rtt = ClientRtt {
-                prefix: self.networks[*network].prefix(),
-                rtt_us: samples[(samples.len() - 1) / 4],
-                samples: samples.len() as u8,
-                age,
+        for ((network, replica), history) in &self.histories {
+            let Some(rtt) = history.told(EPOCH * epoch as u32, self.networks[*network].prefix()) else {
+                continue;
             };
             by_replica.entry(*replica).or_default().push((lot(*network), rtt));
         }
@@ -357,7 +437,8 @@ impl<'a> World<'a> {
 
     fn rtt(&self, network: usize, replica: usize) -> f64 {
         let network = &self.networks[network];
-        let path = self.scene.matrix.rtt(network.city, self.replicas[replica]).unwrap_or(f64::MAX);
+        let (matrix, variation) = (self.scene.matrix, &self.scene.variation);
+        let path = variation.median(matrix, network.city, self.replicas[replica]).unwrap_or(f64::MAX);
         path + network.last_mile
     }
 
@@ -415,8 +496,16 @@ fn micros(ms: f64) -> u32 {
     (ms * 1000.0).round() as u32
 }
 
+/// What this thread had of a processor so far: others on the machine do not count. Nothing where the kernel
+/// does not tell.
+fn processor_time() -> Duration {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = told.split(' ').next().and_then(|nanos| nanos.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or(0))
+}
+
 /// A number for a network, as good as random.
-fn lot(network: usize) -> u64 {
+pub(super) fn lot(network: usize) -> u64 {
     (network as u64 + 1)
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
         .rotate_left(29)

@@ -340,7 +340,7 @@ impl Known {
 
     fn told(&self, now: Time, prefix: IpNet) -> Option<ClientRtt> {
         let samples = self.count.min(self.samples.len()) as u8;
-        Some(ClientRtt { prefix, rtt_us: self.told_us, samples, age: self.age(now)? })
+        Some(ClientRtt { samples, age: self.age(now)?, ..ClientRtt::new(prefix, self.told_us) })
     }
 }
 

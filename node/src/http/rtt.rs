@@ -1,17 +1,16 @@
 //! How far clients are: round-trip times of served connections, per prefix.
 //!
-//! Clients of one /24 or /48 share a path nearly always, and a prefix names no person. Of each
-//! prefix the last few samples are kept and a low quantile of them is told: queues, slow phones and
-//! lossy radio make times longer than the path is, nothing makes them shorter. Samples from before
-//! a long pause are dropped when new ones come; a prefix that nobody came from for a day is
-//! forgotten ([`Age`]).
+//! Clients of one /24 or /48 share a path nearly always, and a prefix names no person. What is kept
+//! and told of each is its [`History`]; a prefix that nobody came from for a day is forgotten
+//! ([`Age`]).
 //!
 //! The table is bounded. When it is full, a prefix that was not seen lately gives way; which one, a
 //! hash says that is the same at all members, so that they remember the same prefixes and the map
 //! can compare them. What is told is half the latest and half that common sample: the latest are
 //! those whose clients come now, the others keep what was learned of a place by few.
 
-use godwit_core::observation::{Age, ClientRtt, SAMPLES_MAX};
+use godwit_core::history::History;
+use godwit_core::observation::{Age, ClientRtt};
 use godwit_core::record::OBSERVATIONS_MAX;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::BTreeMap;
@@ -25,22 +24,17 @@ const PREFIXES_MAX: usize = 4 * OBSERVATIONS_MAX;
 /// What is told in one record at the most because it is recent.
 const RECENT_MAX: usize = OBSERVATIONS_MAX / 2;
 
-/// After so long without a sample, those before it say nothing about now.
-const PAUSE_MAX: Duration = Duration::from_secs(2 * 3600);
-
 /// What was observed so far.
-#[derive(Default)]
 pub(crate) struct Rtts {
-    prefixes: Mutex<BTreeMap<IpNet, Observed>>,
+    /// What histories count from.
+    start: Instant,
+    prefixes: Mutex<BTreeMap<IpNet, History>>,
 }
 
-struct Observed {
-    /// The last samples, µs; the oldest is overwritten first.
-    samples: [u32; SAMPLES_MAX as usize],
-    /// How many there have been since the last pause.
-    count: usize,
-    /// When the last was.
-    at: Instant,
+impl Default for Rtts {
+    fn default() -> Rtts {
+        Rtts { start: Instant::now(), prefixes: Mutex::default() }
+    }
 }
 
 impl Rtts {
@@ -52,6 +46,7 @@ impl Rtts {
     fn observe_at(&self, now: Instant, client: IpAddr, rtt: Duration) {
         let Some(prefix) = prefix_of(client) else { return };
         let micros = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
+        let now = now.saturating_duration_since(self.start);
         let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
         if !prefixes.contains_key(&prefix)
             && prefixes.len() >= PREFIXES_MAX
@@ -59,8 +54,7 @@ impl Rtts {
         {
             prefixes.remove(&gone);
         }
-        let fresh = Observed { samples: [0; SAMPLES_MAX as usize], count: 0, at: now };
-        prefixes.entry(prefix).or_insert(fresh).take(now, micros);
+        prefixes.entry(prefix).or_default().take(now, micros);
     }
 
     /// What a record tells: the latest prefixes and the common sample, sorted by prefix.
@@ -69,11 +63,12 @@ impl Rtts {
     }
 
     fn told_at(&self, now: Instant) -> Vec<ClientRtt> {
+        let now = now.saturating_duration_since(self.start);
         let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
-        prefixes.retain(|_, observed| observed.age(now).is_some());
+        prefixes.retain(|_, history| history.age(now).is_some());
         let mut all: Vec<_> = prefixes
             .iter()
-            .filter_map(|(net, observed)| Some((observed.at, observed.told(now, *net)?)))
+            .filter_map(|(net, history)| Some((history.at(), history.told(now, *net)?)))
             .collect();
         all.sort_by_key(|(at, rtt)| (std::cmp::Reverse(*at), rtt.prefix));
         let rest = RECENT_MAX.min(all.len());
@@ -85,36 +80,12 @@ impl Rtts {
     }
 }
 
-impl Observed {
-    fn take(&mut self, now: Instant, micros: u32) {
-        if now.saturating_duration_since(self.at) > PAUSE_MAX {
-            self.count = 0;
-        }
-        self.samples[self.count % self.samples.len()] = micros;
-        self.count += 1;
-        self.at = now;
-    }
-
-    fn age(&self, now: Instant) -> Option<Age> {
-        Age::of(now.saturating_duration_since(self.at))
-    }
-
-    /// The first quartile of the samples.
-    fn told(&self, now: Instant, prefix: IpNet) -> Option<ClientRtt> {
-        let mut samples = self.samples;
-        let samples = &mut samples[..self.count.min(self.samples.len())];
-        samples.sort_unstable();
-        let rtt_us = *samples.get(samples.len().checked_sub(1)? / 4)?;
-        Some(ClientRtt { prefix, rtt_us, samples: samples.len() as u8, age: self.age(now)? })
-    }
-}
-
 /// The prefix that gives way: of those not seen lately the one with the highest lot, else the one
 /// seen longest ago.
-fn least_useful(now: Instant, prefixes: &BTreeMap<IpNet, Observed>) -> Option<IpNet> {
-    let idle = prefixes.iter().filter(|(_, observed)| observed.age(now) != Some(Age::Recent));
+fn least_useful(now: Duration, prefixes: &BTreeMap<IpNet, History>) -> Option<IpNet> {
+    let idle = prefixes.iter().filter(|(_, history)| history.age(now) != Some(Age::Recent));
     let idle = idle.max_by_key(|(net, _)| lot(**net));
-    idle.or_else(|| prefixes.iter().min_by_key(|(_, observed)| observed.at)).map(|(net, _)| *net)
+    idle.or_else(|| prefixes.iter().min_by_key(|(_, history)| history.at())).map(|(net, _)| *net)
 }
 
 /// A number for a prefix, as good as random and the same everywhere: the finaliser of SplitMix64.
@@ -154,7 +125,8 @@ mod tests {
 
     /// Observes at seconds after a start, each `(second, client, ms)`; what is told at the end.
     fn told(observations: &[(u64, &str, u64)], end: u64) -> Vec<(String, u32, u8, Age)> {
-        let (rtts, start) = (Rtts::default(), Instant::now());
+        let rtts = Rtts::default();
+        let start = rtts.start;
         let at = |seconds: &u64| start + Duration::from_secs(*seconds);
         for (seconds, client, ms) in observations {
             rtts.observe_at(at(seconds), client.parse().unwrap(), Duration::from_millis(*ms));
@@ -174,17 +146,8 @@ mod tests {
         ];
         let one = |net: &str, ms, samples| (net.to_owned(), ms, samples, Age::Recent);
         let expected =
-            [one("192.0.2.0/24", 20, 2), one("198.51.100.0/24", 5, 1), one("2001:db8:1::/48", 7, 1)];
+            [one("192.0.2.0/24", 30, 2), one("198.51.100.0/24", 5, 1), one("2001:db8:1::/48", 7, 1)];
         assert_eq!(told(&observations, 10), expected);
-    }
-
-    #[test]
-    fn a_low_quantile_is_told_and_neither_a_slow_nor_a_single_quick_sample() {
-        let samples: Vec<_> = [900, 20, 21, 3, 22, 800, 23, 700].map(|ms| (0, "192.0.2.1", ms)).to_vec();
-        assert_eq!(told(&samples, 0)[0].1, 20);
-        // Eight later samples are all that counts.
-        let later: Vec<_> = samples.into_iter().chain((0..8).map(|_| (60, "192.0.2.1", 90))).collect();
-        assert_eq!(told(&later, 60)[0].1, 90);
     }
 
     #[test]
@@ -200,11 +163,11 @@ mod tests {
 
     #[test]
     fn the_table_is_bounded_and_members_tell_a_common_sample() {
-        let start = Instant::now();
         let hour = Duration::from_secs(3600);
         let count = PREFIXES_MAX as u32 + 500;
         let told = |order: &dyn Fn(u32) -> u32| {
             let rtts = Rtts::default();
+            let start = rtts.start;
             for i in 0..count {
                 let client = IpAddr::from((0x0a00_0000 + (order(i) << 8)).to_be_bytes());
                 // 3.6 s apart: the table fills within two and a half hours.
