@@ -9,6 +9,7 @@
 
 use crate::inputs::{DemandInput, Inputs};
 use crate::table::{Family, Knowledge, Locality, client_prefix};
+use godwit_core::geo::Coordinates;
 use godwit_core::key::MemberId;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +46,8 @@ pub(crate) struct Localities {
     pub(crate) unknown: BTreeMap<Family, Rates>,
     /// Members of whose clients more is asked than is known: they cannot be left as they are.
     pub(crate) clipped: BTreeSet<u32>,
+    /// What each place asks for, those of its prefixes that are localities of their own included.
+    pub(crate) places: BTreeMap<Coordinates, Rates>,
 }
 
 impl Asked {
@@ -119,6 +122,10 @@ impl Asked {
         for (prefix, rates) in &self.prefixes {
             let family = Family::of(prefix.addr());
             let (locality, _) = knowledge.locate(prefix.addr());
+            if let Some((_, place)) = knowledge.geo.lookup(prefix.addr()) {
+                let sum = localities.places.entry(place).or_default();
+                rates.iter().for_each(|(member, rate)| *sum.entry(*member).or_default() += rate);
+            }
             let sum = match locality {
                 Locality::Unknown(_) => localities.unknown.entry(family).or_default(),
                 known => localities.known.entry((known, family)).or_default(),

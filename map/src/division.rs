@@ -17,6 +17,7 @@ use crate::grounds::Ground;
 use crate::inputs::{Inputs, MemberInput};
 use crate::spill::{Item, NEVER, Plan, assign, pour, scale};
 use crate::table::{Candidate, Family, Knowledge, Locality};
+use godwit_core::geo::Coordinates;
 use godwit_core::name::SiteName;
 use std::collections::BTreeMap;
 
@@ -63,6 +64,8 @@ pub(crate) struct Cost {
     pub(crate) member: u32,
     /// Estimated round-trip time, µs, at least that of those ranked before it; less the lean.
     pub(crate) cost_us: u32,
+    /// By so much it and the best differ from one moment to the next, µs: no reason to move anybody.
+    noise_us: u32,
 }
 
 /// Where items of the plan come from.
@@ -104,6 +107,19 @@ impl Division {
             demand: both.iter().map(|(at, rates)| (*at, rates.values().sum())).collect(),
             plan: Plan::default(),
         };
+        // Who serves most of a place keeps also those of it of whom nobody tells who serves them.
+        let places: BTreeMap<Coordinates, u32> =
+            asked.places.iter().filter_map(|(place, rates)| Some((*place, incumbent(rates)?))).collect();
+        for (place, member) in &places {
+            division.leans.entry(Locality::Place(*place)).or_insert(*member);
+        }
+        for (prefix, place) in knowledge.observed.placed() {
+            let Some(member) = places.get(&place) else { continue };
+            let locality = Locality::Prefix(prefix);
+            if !both.contains_key(&locality) {
+                division.leans.insert(locality, *member);
+            }
+        }
         for (table, members) in tables.iter().enumerate() {
             for family in [Family::V4, Family::V6] {
                 let weights = base_weights(inputs, &serving(inputs, members, family));
@@ -155,7 +171,7 @@ impl Division {
         let background = background(&mut asking);
         for ((table, family), demand) in unknown.into_iter().filter(|(_, demand)| *demand > 0) {
             let anywhere = serving(inputs, &tables[table], family).into_iter();
-            let costs = anywhere.map(|member| Cost { member, cost_us: 0 }).collect();
+            let costs = anywhere.map(|member| Cost { member, cost_us: 0, noise_us: 0 }).collect();
             let origin = Origin::Unknown(table, family);
             asking.push(Asking { origin, demand, costs, kept: Rates::new() });
         }
@@ -344,13 +360,15 @@ impl Division {
 
 /// What replicas cost, in the order of `order`.
 fn costs_of(inputs: &Inputs, order: &[Candidate], family: Family) -> Vec<Cost> {
+    let best = order.first().map_or(0, |best| best.estimate.deviation_us);
     let mut least = 0;
     let serving = order.iter().filter(|candidate| family.serves(inputs, candidate.member));
     serving
         .map(|candidate| {
             // Beyond the short list estimates are hopes: they are not better than the list.
             least = candidate.estimate.rtt_us.unwrap_or(NOWHERE_US).clamp(least, NOWHERE_US.max(least));
-            Cost { member: candidate.member, cost_us: least }
+            let noise_us = f64::from(best).hypot(f64::from(candidate.estimate.deviation_us)) as u32;
+            Cost { member: candidate.member, cost_us: least, noise_us }
         })
         .collect()
 }
@@ -358,7 +376,11 @@ fn costs_of(inputs: &Inputs, order: &[Candidate], family: Family) -> Vec<Cost> {
 impl Cost {
     /// Less, if it is the incumbent's.
     fn leant(self, incumbent: Option<u32>) -> Cost {
-        let cost_us = if incumbent == Some(self.member) { leant(self.cost_us) } else { self.cost_us };
+        if incumbent != Some(self.member) {
+            return self;
+        }
+        // Nobody is moved for a difference that moments make.
+        let cost_us = leant(self.cost_us).min(self.cost_us.saturating_sub(self.noise_us));
         Cost { cost_us, ..self }
     }
 }

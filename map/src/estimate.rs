@@ -29,7 +29,7 @@
 
 use crate::geo::Point;
 use crate::inputs::Inputs;
-use crate::observe::{Measured, Rtts};
+use crate::observe::{Measured, Rtts, middle_of};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -56,7 +56,7 @@ const DETOUR_LEGS: f64 = 2.0;
 const DEVIATION_MIN: f64 = 0.1;
 /// From how many (squared) deviations between distance and measurements on distance loses weight.
 const DOUBT: f64 = 5.0;
-/// A client that strays from its place (see [`crate::observe`]) keeps this much of distance's
+/// A client that contradicts its place (see [`crate::observe`]) keeps this much of distance's
 /// weight.
 const STRAY_WEIGHT: f64 = 0.2;
 /// How far the triangle inequality is believed when a replica is not even tried: paths over the
@@ -69,6 +69,9 @@ const INFLATION: f64 = 1.5;
 /// Two members that tell times between them further apart than this factor and [`LOCAL_US`] cannot
 /// both be right: honest ones differ by a twentieth (p90).
 const DISAGREEMENT: u32 = 2;
+
+/// The truth is hardly further below what was measured than so many deviations.
+const HOPE_DEVIATIONS: u32 = 2;
 
 /// Where an estimate comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -101,6 +104,8 @@ pub(crate) struct Estimate {
     pub(crate) distance_km: Option<u32>,
     /// What it was measured to be, where it was.
     pub(crate) measured: Option<Measured>,
+    /// How far the truth may be from what was measured, one deviation, µs, as far as moments differ.
+    pub(crate) deviation_us: u32,
     /// How low it may well be, µs.
     pub(crate) hope_us: u32,
     /// How low it can be at all, µs.
@@ -114,6 +119,7 @@ impl Estimate {
         source: Source::Unknown,
         distance_km: None,
         measured: None,
+        deviation_us: 0,
         hope_us: 0,
         floor_us: 0,
     };
@@ -143,6 +149,12 @@ impl Client {
         let source = |measured: &Measured| if measured.probed { Source::Resolver } else { Source::Observed };
         let observed = self.observed.get(&member).map(|measured| (source(measured), *measured));
         observed.or_else(|| self.nearby.get(&member).map(|measured| (Source::Nearby, *measured)))
+    }
+
+    /// How much moments differ, as far as somebody says: the median over members, thousandths.
+    fn noise(&self) -> u32 {
+        let all = self.observed.values().chain(self.nearby.values());
+        middle_of(all.filter_map(|measured| measured.noise).collect()).unwrap_or(0)
     }
 
     /// All that was measured, µs by member.
@@ -235,6 +247,7 @@ impl Estimator {
             ways: client.all().collect(),
             detour_us: DETOUR_US,
             trust: 1.0,
+            noise: client.noise(),
         };
         outlook.trust = outlook.trust_in_place();
         if let (Some(landmark), Some(point)) = (self.landmark(client), &client.point) {
@@ -286,6 +299,8 @@ pub(crate) struct Outlook<'a> {
     detour_us: f64,
     /// What distance weighs, 0 to 1.
     trust: f64,
+    /// How much moments differ on this client's paths, thousandths.
+    noise: u32,
 }
 
 impl Outlook<'_> {
@@ -294,15 +309,16 @@ impl Outlook<'_> {
         let km = self.km(replica);
         let distance_km = km.map(|km| km.round() as u32);
         if let Some((source, measured)) = self.client.measured(replica) {
-            let rtt = measured.rtt_us;
-            let measured = Some(measured);
+            let (rtt, deviation_us) = (measured.rtt_us, measured.deviation_us(self.noise));
+            let hope_us = rtt.saturating_sub(deviation_us.saturating_mul(HOPE_DEVIATIONS));
             return Estimate {
                 rtt_us: Some(rtt),
                 source,
                 distance_km,
-                measured,
-                hope_us: rtt,
-                floor_us: rtt,
+                measured: Some(measured),
+                deviation_us,
+                hope_us,
+                floor_us: hope_us,
             };
         }
         let (mut weight, mut sum) = (0.0, 0.0);
@@ -340,6 +356,7 @@ impl Outlook<'_> {
             source,
             distance_km,
             measured: None,
+            deviation_us: 0,
             hope_us: hope.max(0.0).round() as u32,
             floor_us: floor.round() as u32,
         }

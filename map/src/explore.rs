@@ -89,7 +89,8 @@ pub(crate) fn candidates(inputs: &Inputs, order: &[Candidate]) -> Vec<u32> {
     let mut candidates: Vec<(u32, u32)> = order
         .iter()
         .skip(1)
-        .filter(|c| c.estimate.measured.is_none() && is_fit(inputs, c.member))
+        .filter(|c| c.estimate.measured.is_none() || c.estimate.deviation_us > 0)
+        .filter(|c| is_fit(inputs, c.member))
         .filter_map(|c| {
             let rtt = c.estimate.rtt_us?;
             let worth = materially_better(c.estimate.floor_us, best) && u64::from(rtt) <= bearable;

@@ -57,6 +57,7 @@ pub mod export;
 mod generation;
 pub mod geo;
 mod grounds;
+mod group;
 mod index;
 mod inputs;
 mod mmdb;

@@ -2,11 +2,12 @@
 //!
 //! Members tell values for whole client prefixes (/24, /48): these never overlap, and nobody can
 //! speak for half the internet. Of each prefix what light forbids is settled (see `physics`). Then
-//! the prefixes of a place together tell how far that place is: the median, weighted by samples and
-//! age, of those that agree; a few that are far from it (a wrong database entry, a sick line, a
-//! liar's pick) are *strays*, which neither speak for their place nor are helped by it.
+//! the prefixes of a place are divided into groups that agree ([`crate::group`]), and those of a group
+//! together tell how far they all are: the median, weighted by samples and age. So networks that a
+//! database has in a wrong place neither speak for that place nor are left alone.
 //!
-//! A prefix with few or old samples leans on its place, one with many stands for itself.
+//! A prefix with few or old samples leans on its group, one with many stands for itself; where times
+//! differ much from moment to moment, the group counts for more.
 //!
 //! What probes of a *resolver* found is of its prefix as well, weighs half, and gives way to what was
 //! measured on connections unless that weighs less. It stands for who is or asks there and for nobody
@@ -16,6 +17,7 @@
 
 use crate::estimate::{Client, Estimator};
 use crate::geo::{GeoDb, Point};
+use crate::group;
 use crate::inputs::Inputs;
 use crate::physics::{self, Verdict};
 use crate::table::client_prefix;
@@ -28,13 +30,17 @@ use std::collections::BTreeMap;
 
 /// So many prefixes make a place: with fewer there is no telling who strays.
 const PLACE_MIN: usize = 3;
-/// A prefix strays when it is further from the median than this many median deviations…
-const STRAY_DEVIATIONS: u32 = 5;
-/// …and than this share of the median, as a divisor, and this, µs.
-const STRAY_SHARE: u32 = 3;
-const STRAY_US: u32 = 10_000;
 /// A member's words are judged as a whole from so many on.
 const WORDS_MIN: usize = 8;
+/// More moments than this tell no more.
+const MOMENTS_MAX: u32 = 16;
+/// Of the samples of other prefixes of a place one in so many is of a moment of its own.
+const SHARED: u32 = 4;
+/// The deviation of a median of n is this much, over the root of n.
+const MEDIAN: f64 = 1.25;
+/// How much prefixes of one place differ in truth, thousandths: where moments differ more than that, the
+/// place weighs more.
+const PLACE_PERMILLE: u64 = 50;
 /// What a place weighs against a prefix' own samples: as two recent ones.
 const PLACE_WEIGHT: u64 = 16;
 /// A probe weighs as a connection, divided by this.
@@ -54,8 +60,12 @@ pub(crate) struct Measured {
     pub(crate) weight: u32,
     /// Connections that it was measured on; of a place, of all prefixes.
     pub(crate) samples: u32,
+    /// As many of them as tell something new: prefixes of a place share their moments.
+    pub(crate) telling: u32,
     /// Of the youngest sample.
     pub(crate) age: Age,
+    /// How much one moment differs from another, thousandths of the time; `None` where nobody says.
+    pub(crate) noise: Option<u32>,
     /// Whether light allowed no less than this: less was claimed.
     pub(crate) raised: bool,
     /// Whether a resolver was probed, rather than a client served.
@@ -84,7 +94,9 @@ impl Measured {
     /// What one member tells of one prefix.
     pub(crate) fn one(rtt: &ClientRtt) -> Measured {
         let (weight, samples) = (rtt.weight(), u32::from(rtt.samples.max(1)));
-        Measured { rtt_us: rtt.rtt_us, weight, samples, age: rtt.age, raised: false, probed: false }
+        let noise = rtt.noise.permille();
+        let (rtt_us, age, telling) = (rtt.rtt_us, rtt.age, samples);
+        Measured { rtt_us, weight, samples, telling, age, noise, raised: false, probed: false }
     }
 
     /// What one member found of a resolver: half the weight of a connection.
@@ -92,20 +104,49 @@ impl Measured {
         let served = Measured::one(rtt);
         Measured { weight: served.weight.div_ceil(PROBE_SHARE), probed: true, ..served }
     }
+
+    /// How far the truth may be from it, one deviation, µs, where times differ by `usual` thousandths
+    /// unless it is told how much. As of a median of so many moments; two samples are one.
+    pub(crate) fn deviation_us(&self, usual: u32) -> u32 {
+        let moments = f64::from(self.telling.clamp(2, 2 * MOMENTS_MAX)) / 2.0;
+        let noise = f64::from(self.noise.unwrap_or(usual)) / 1000.0;
+        (f64::from(self.rtt_us) * noise * MEDIAN / moments.sqrt()).round() as u32
+    }
 }
 
 /// All that was measured.
 #[derive(Debug, Default)]
 pub(crate) struct Observed {
     prefixes: BTreeMap<IpNet, Prefix>,
-    places: BTreeMap<Coordinates, Rtts>,
+    /// The groups of each place; first the one that those belong to of whom nothing was measured.
+    places: BTreeMap<Coordinates, Vec<Group>>,
 }
 
 #[derive(Debug, Default)]
 struct Prefix {
     rtts: Rtts,
-    /// Whether its place says nothing about it.
-    stray: bool,
+    /// Where the database has it.
+    place: Option<Coordinates>,
+    /// Which of its place's groups says something about it.
+    group: Option<usize>,
+    /// Whether it is seen not to be where the database has it.
+    misplaced: bool,
+}
+
+impl Prefix {
+    /// Whether all that is known of it was found by probing a resolver.
+    fn is_probed(&self) -> bool {
+        self.rtts.values().all(|measured| measured.probed)
+    }
+}
+
+/// Prefixes of a place that agree (see [`crate::group`]).
+#[derive(Debug, Default)]
+struct Group {
+    rtts: Rtts,
+    /// Whether it is seen not to be where the database has it.
+    misplaced: bool,
+    prefixes: Vec<IpNet>,
 }
 
 /// What a member's words are worth.
@@ -127,44 +168,62 @@ impl Words {
 impl Observed {
     pub(crate) fn new(inputs: &Inputs, geo: &GeoDb, estimator: &Estimator) -> Observed {
         let mut prefixes = gather(inputs);
-        let place_of = |prefix: &IpNet| geo.lookup(prefix.addr()).map(|(_, place)| place);
-        let mut places: BTreeMap<Coordinates, Vec<IpNet>> = BTreeMap::new();
+        let mut nets: BTreeMap<Option<Coordinates>, Vec<IpNet>> = BTreeMap::new();
+        for net in prefixes.keys() {
+            nets.entry(geo.lookup(net.addr()).map(|(_, place)| place)).or_default().push(*net);
+        }
         let mut words: BTreeMap<u32, Words> = BTreeMap::new();
-        for (net, prefix) in &mut prefixes {
-            let who: Vec<u32> = prefix.rtts.keys().copied().collect();
-            let probed = prefix.rtts.values().all(|measured| measured.probed);
-            let point = place_of(net).map(Point::new);
-            let (verdict, aside) = physics::settle(estimator, point.as_ref(), &mut prefix.rtts);
-            if probed && aside.len() >= ANYCAST_MIN {
-                prefix.rtts.clear();
-                continue;
-            }
-            who.iter().for_each(|member| words.entry(*member).or_default().all += 1);
-            aside.iter().for_each(|member| words.entry(*member).or_default().aside += 1);
-            prefix.stray = verdict == Verdict::Misplaced;
-        }
-        prefixes.retain(|_, prefix| !prefix.rtts.is_empty());
-        for (net, prefix) in &mut prefixes {
-            prefix.rtts.retain(|member, _| words.get(member).is_none_or(|words| words.are_believed()));
-            let place = place_of(net);
-            if let Some(place) = place.filter(|_| !prefix.stray) {
-                places.entry(place).or_default().push(*net);
-            }
-        }
-        let places = places.into_iter().map(|(place, nets)| {
-            let all = medians(nets.iter().filter_map(|net| prefixes.get(net)));
+        let mut places: BTreeMap<Coordinates, Vec<Group>> = BTreeMap::new();
+        for (place, nets) in nets {
+            let mut groups = match place {
+                Some(place) => grouped(place, &nets, &prefixes, estimator),
+                None => Vec::new(),
+            };
+            let group_of: BTreeMap<IpNet, usize> = (0..)
+                .zip(&groups)
+                .flat_map(|(n, group)| group.prefixes.iter().map(move |net| (*net, n)))
+                .collect();
+            let point = place.map(Point::new);
             for net in &nets {
                 let Some(prefix) = prefixes.get_mut(net) else { continue };
-                prefix.stray = prefix.rtts.iter().any(|(member, own)| {
-                    all.get(member).is_some_and(|(place, deviation)| strays(*own, *place, *deviation))
-                });
+                let who: Vec<u32> = prefix.rtts.keys().copied().collect();
+                let probed = prefix.is_probed();
+                // A resolver that was only probed founds no group: it is with the first or with none.
+                let first =
+                    || groups.first().filter(|group| group::accord(&group.rtts, &prefix.rtts)).map(|_| 0);
+                let number = if probed { first() } else { group_of.get(net).copied() };
+                (prefix.place, prefix.group) = (place, number);
+                let group = number.and_then(|number| groups.get(number));
+                let point = point.as_ref().filter(|_| group.is_none_or(|group| !group.misplaced));
+                let witnesses = group.filter(|_| !probed).map(|group| &group.rtts);
+                let (verdict, aside) = physics::settle_among(estimator, point, witnesses, &mut prefix.rtts);
+                if probed && aside.len() >= ANYCAST_MIN {
+                    prefix.rtts.clear();
+                    continue;
+                }
+                who.iter().for_each(|member| words.entry(*member).or_default().all += 1);
+                aside.iter().for_each(|member| words.entry(*member).or_default().aside += 1);
+                if verdict == Verdict::Misplaced {
+                    (prefix.group, prefix.misplaced) = (None, true);
+                }
             }
-            let agreeing = nets.iter().filter_map(|net| prefixes.get(net)).filter(|prefix| !prefix.stray);
-            let mut rtts: Rtts = medians(agreeing).into_iter().map(|(m, (place, _))| (m, place)).collect();
-            physics::settle(estimator, Some(&Point::new(place)), &mut rtts);
-            (place, rtts)
-        });
-        let places = places.collect();
+            if let Some(place) = place {
+                places.insert(place, std::mem::take(&mut groups));
+            }
+        }
+        prefixes.retain(|_, prefix| !prefix.rtts.is_empty());
+        let believed = |member: &u32| words.get(member).is_none_or(Words::are_believed);
+        prefixes.values_mut().for_each(|prefix| prefix.rtts.retain(|member, _| believed(member)));
+        for (place, groups) in &mut places {
+            let point = Point::new(*place);
+            for (number, group) in (0..).zip(groups) {
+                let own = group.prefixes.iter().filter_map(|net| prefixes.get(net));
+                let own = own.filter(|prefix| prefix.group == Some(number));
+                group.rtts = medians(own.map(|prefix| &prefix.rtts));
+                let point = (!group.misplaced).then_some(&point);
+                physics::settle(estimator, point, &mut group.rtts);
+            }
+        }
         Observed { prefixes, places }
     }
 
@@ -178,6 +237,12 @@ impl Observed {
         self.prefixes.keys().copied()
     }
 
+    /// The prefixes that are where their place is, and where that is.
+    pub(crate) fn placed(&self) -> impl Iterator<Item = (IpNet, Coordinates)> + '_ {
+        let placed = self.prefixes.iter().filter(|(_, prefix)| prefix.group == Some(0));
+        placed.filter_map(|(net, prefix)| Some((*net, prefix.place?)))
+    }
+
     /// Whether something was measured of exactly this prefix.
     pub(crate) fn knows(&self, prefix: &IpNet) -> bool {
         self.prefixes.contains_key(prefix)
@@ -185,23 +250,64 @@ impl Observed {
 
     /// A client of whom nothing but its place is known.
     pub(crate) fn at(&self, place: Coordinates) -> Client {
-        let nearby = self.places.get(&place).cloned().unwrap_or_default();
-        Client { point: Some(Point::new(place)), observed: Rtts::new(), nearby, stray: false }
+        self.in_group(place, Some(0))
+    }
+
+    fn in_group(&self, place: Coordinates, number: Option<usize>) -> Client {
+        let group = number.and_then(|number| self.places.get(&place)?.get(number));
+        // Who contradicts those that speak for the place is hardly there; of two alone who can tell?
+        let main = self.places.get(&place).and_then(|groups| groups.first());
+        let is_known = main.is_some_and(|main| main.prefixes.len() >= PLACE_MIN);
+        let stray = |group: &Group| group.misplaced || is_known && number != Some(0);
+        let (nearby, stray) = group.map(|group| (group.rtts.clone(), stray(group))).unwrap_or_default();
+        // What is far from a place is not near to whoever is there.
+        let point = group.is_none_or(|group| !group.misplaced).then(|| Point::new(place));
+        Client { point, observed: Rtts::new(), nearby, stray }
     }
 
     /// A client of a prefix that something was measured of.
     pub(crate) fn of(&self, prefix: &IpNet, place: Option<Coordinates>) -> Client {
-        let at = place.map(|place| self.at(place)).unwrap_or_default();
-        let Some(known) = self.prefixes.get(prefix) else { return at };
-        if known.stray {
-            let observed = known.rtts.clone();
-            return Client { observed, nearby: Rtts::new(), stray: true, ..at };
-        }
+        let known = self.prefixes.get(prefix).filter(|known| !known.rtts.is_empty());
+        let Some(known) = known else { return place.map(|place| self.at(place)).unwrap_or_default() };
+        let mut client = place.map(|place| self.in_group(place, known.group)).unwrap_or_default();
+        client.stray |= place.is_some() && known.group.is_none();
         let lean = |(member, own): (&u32, &Measured)| {
-            (*member, at.nearby.get(member).map_or(*own, |place| leaning(*own, *place)))
+            (*member, client.nearby.get(member).map_or(*own, |place| leaning(*own, *place)))
         };
-        Client { observed: known.rtts.iter().map(lean).collect(), ..at }
+        client.observed = known.rtts.iter().map(lean).collect();
+        if known.misplaced {
+            client.point = None;
+        }
+        client
     }
+}
+
+/// The groups of a place, first the one that speaks for those of whom nothing was measured: rather
+/// one that two members have measured than one, rather a large one.
+fn grouped(
+    place: Coordinates,
+    nets: &[IpNet],
+    prefixes: &BTreeMap<IpNet, Prefix>,
+    estimator: &Estimator,
+) -> Vec<Group> {
+    let of = |net: &IpNet| prefixes.get(net).filter(|prefix| !prefix.is_probed()).map(|prefix| &prefix.rtts);
+    let known: Vec<(IpNet, &Rtts)> = nets.iter().filter_map(|net| Some((*net, of(net)?))).collect();
+    let rtts: Vec<&Rtts> = known.iter().map(|(_, rtts)| *rtts).collect();
+    let point = Point::new(place);
+    let settled = |numbers: Vec<usize>| {
+        let mut group = Group {
+            rtts: medians(numbers.iter().map(|number| rtts[*number])),
+            misplaced: false,
+            prefixes: numbers.iter().map(|number| known[*number].0).collect(),
+        };
+        let (verdict, _) = physics::settle(estimator, Some(&point), &mut group.rtts);
+        group.misplaced = verdict == Verdict::Misplaced;
+        group.rtts.retain(|_, measured| !measured.raised);
+        group
+    };
+    let mut groups: Vec<Group> = group::groups(&rtts).into_iter().map(settled).collect();
+    groups.sort_by_key(|group| std::cmp::Reverse((group.rtts.len().min(2), group.prefixes.len())));
+    groups
 }
 
 /// What certified members tell of whole prefixes.
@@ -228,35 +334,40 @@ fn gather(inputs: &Inputs) -> BTreeMap<IpNet, Prefix> {
     prefixes
 }
 
-/// For each member the weighted median over prefixes, and the median deviation from it.
-fn medians<'a>(prefixes: impl Iterator<Item = &'a Prefix>) -> BTreeMap<u32, (Measured, Option<u32>)> {
+/// For each member the weighted median over prefixes.
+fn medians<'a>(prefixes: impl Iterator<Item = &'a Rtts>) -> Rtts {
     let mut by_member: BTreeMap<u32, Vec<Measured>> = BTreeMap::new();
-    for prefix in prefixes {
-        for (member, measured) in prefix.rtts.iter().filter(|(_, measured)| !measured.probed) {
+    for rtts in prefixes {
+        for (member, measured) in rtts.iter().filter(|(_, measured)| !measured.probed) {
             by_member.entry(*member).or_default().push(*measured);
         }
     }
     let settled = |mut all: Vec<Measured>| {
         let middle = median(&mut all);
-        let deviation = (all.len() >= PLACE_MIN).then(|| {
-            let away = |one: &Measured| Measured { rtt_us: one.rtt_us.abs_diff(middle), ..*one };
-            median(&mut all.iter().map(away).collect::<Vec<_>>())
-        });
-        let place = Measured {
+        let samples = all.iter().map(|one| one.samples).fold(0, u32::saturating_add);
+        let longest = all.iter().map(|one| one.samples).max().unwrap_or(0);
+        Measured {
             rtt_us: middle,
             weight: all.iter().map(|one| one.weight).fold(0, u32::saturating_add),
-            samples: all.iter().map(|one| one.samples).fold(0, u32::saturating_add),
+            samples,
+            telling: longest + (samples - longest) / SHARED,
             age: all.iter().map(|one| one.age).min().unwrap_or_default(),
+            noise: middle_of(all.iter().filter_map(|one| one.noise).collect()),
             raised: all.iter().any(|one| one.raised && one.rtt_us == middle),
             probed: false,
-        };
-        (place, deviation)
+        }
     };
     by_member.into_iter().map(|(member, all)| (member, settled(all))).collect()
 }
 
+/// The upper median of what is told.
+pub(crate) fn middle_of(mut told: Vec<u32>) -> Option<u32> {
+    told.sort_unstable();
+    told.get(told.len() / 2).copied()
+}
+
 /// The weighted median (the lower one of two).
-fn median(all: &mut [Measured]) -> u32 {
+pub(crate) fn median(all: &mut [Measured]) -> u32 {
     all.sort_unstable_by_key(|one| one.rtt_us);
     let total: u64 = all.iter().map(|one| u64::from(one.weight)).sum();
     let mut below = 0;
@@ -267,27 +378,25 @@ fn median(all: &mut [Measured]) -> u32 {
     middle.map_or(0, |one| one.rtt_us)
 }
 
-fn strays(own: Measured, place: Measured, deviation: Option<u32>) -> bool {
-    let away = own.rtt_us.abs_diff(place.rtt_us);
-    deviation.is_some_and(|deviation| away > deviation.saturating_mul(STRAY_DEVIATIONS))
-        && away > place.rtt_us / STRAY_SHARE
-        && away > STRAY_US
-}
-
 /// A prefix' own value, drawn towards its place's as far as it rests on less.
 fn leaning(own: Measured, place: Measured) -> Measured {
     // The prefix is one of its place: what others add is what counts.
-    let others = u64::from(place.weight.saturating_sub(own.weight)).min(PLACE_WEIGHT);
+    let noise = u64::from(own.noise.or(place.noise).unwrap_or(0));
+    let most = PLACE_WEIGHT + PLACE_WEIGHT * noise * noise / (PLACE_PERMILLE * PLACE_PERMILLE);
+    let others = u64::from(place.weight.saturating_sub(own.weight)).min(most);
     let (mine, theirs) = (u64::from(own.weight), others);
     let sum = u64::from(own.rtt_us) * mine + u64::from(place.rtt_us) * theirs;
     let rtt_us = u32::try_from(sum / (mine + theirs).max(1)).unwrap_or(u32::MAX);
-    Measured { rtt_us, ..own }
+    // It tells as much more as the place had part in it.
+    let telling = if theirs > mine { place.telling.max(own.telling) } else { own.telling };
+    Measured { rtt_us, telling, noise: own.noise.or(place.noise), ..own }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::inputs::tests::{inputs, node};
+    use godwit_core::observation::Noise;
 
     const PARIS: (f64, f64) = (48.9, 2.4);
 
@@ -329,8 +438,9 @@ mod tests {
         assert_eq!(paris(&observed)[&0].rtt_us, 9_000);
         assert_eq!(paris(&observed)[&0].samples, 14 * 8, "strays do not speak for it");
         let stray = client(&observed, 0);
-        assert!(stray.stray && stray.nearby.is_empty());
-        assert_eq!(stray.observed[&0].rtt_us, 240_000);
+        assert!(stray.stray, "they are a place of their own");
+        assert_eq!((stray.observed[&0].rtt_us, stray.nearby[&0].rtt_us), (240_000, 240_000));
+        assert_eq!(stray.nearby[&0].samples, 6 * 8);
         assert!(!client(&observed, 7).stray);
     }
 
@@ -367,6 +477,31 @@ mod tests {
         });
         assert_eq!(client(&observed, 0).observed[&0].rtt_us, 13_000);
         assert_eq!(client(&observed, 1).observed[&0].rtt_us, 17_200);
+    }
+
+    #[test]
+    fn where_moments_differ_much_the_place_counts_for_more() {
+        let noisy = |n, rtt, permille| {
+            ms(n, rtt).map(|rtt| ClientRtt { samples: 2, noise: Noise::of(permille), ..rtt })
+        };
+        let at = |permille| {
+            let observed = observed(|n| [noisy(n, if n == 0 { 13 } else { 9 }, permille), None]);
+            client(&observed, 0).observed[&0].rtt_us
+        };
+        assert_eq!(at(5), 11_000, "half and half");
+        assert!(at(500) < 9_500, "{}", at(500));
+    }
+
+    #[test]
+    fn a_median_of_more_moments_deviates_less() {
+        let rtt = |samples, permille| {
+            let rtt = ClientRtt { samples, noise: Noise::of(permille), ..ClientRtt::new(net(0), 100_000) };
+            Measured::one(&rtt).deviation_us(0)
+        };
+        assert_eq!((rtt(1, 150), rtt(2, 150), rtt(8, 150)), (13_750, 13_750, 6_875));
+        assert_eq!(rtt(8, 0), 0);
+        let untold = Measured::one(&ClientRtt::new(net(0), 100_000));
+        assert_eq!((untold.deviation_us(0), untold.deviation_us(200)), (0, 25_000));
     }
 
     #[test]

@@ -8,11 +8,13 @@
 //!
 //! So the witnesses of a client (its members' claims, and the database) are held against each
 //! other, and the one that contradicts most of the others is set aside, until none does. Between
-//! a single member and the database, the database is believed: it does not gain from lying. Between
+//! a single member and the database, the database is believed: it does not gain from lying. (A
+//! member that is near where the database has the client, and measured that it is far, speaks
+//! against the database as well: nobody gains by calling a client far.) Between
 //! two members and nobody else, neither is. A claim set aside counts as what light allows at
 //! least, so that an honest one that the database contradicts is not lost.
 
-use crate::estimate::{Estimator, LIGHT_US_PER_KM};
+use crate::estimate::{Estimator, LIGHT_US_PER_KM, by_distance};
 use crate::geo::Point;
 use crate::observe::Rtts;
 
@@ -21,6 +23,10 @@ use crate::observe::Rtts;
 const CITY_KM: f64 = 100.0;
 /// A database is this wrong without being wrong: it tells the centre of a province or country.
 const DATABASE_KM: f64 = 500.0;
+/// A time that is so many times what distance lets expect…
+const IMPLAUSIBLE: f64 = 2.0;
+/// …and this much more, µs, speaks against the database.
+const IMPLAUSIBLE_US: f64 = 50_000.0;
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +59,13 @@ pub(crate) fn settle(estimator: &Estimator, place: Option<&Point>, rtts: &mut Rt
         let misplaced =
             |(member, rtt): (u32, f64)| place.is_some_and(|place| rtt < away(estimator, member, place));
         let contradicting = standing.iter().filter(|claim| misplaced(**claim)).count();
+        let doubting = |(member, rtt): &&(u32, f64)| {
+            place.is_some_and(|place| rtt > &implausible(estimator, *member, place))
+        };
+        let contradicting = match contradicting {
+            0 => 0,
+            some => some + standing.iter().filter(doubting).count(),
+        };
         let counts: Vec<usize> =
             (0..standing.len()).map(|at| against(at) + usize::from(misplaced(standing[at]))).collect();
         let worst = counts.iter().copied().max().unwrap_or(0);
@@ -95,6 +108,28 @@ pub(crate) fn settle(estimator: &Estimator, place: Option<&Point>, rtts: &mut Rt
     (verdict, aside)
 }
 
+/// The same among `witnesses`: what others told of clients that are where this one is. Nothing becomes of
+/// these.
+pub(crate) fn settle_among(
+    estimator: &Estimator,
+    place: Option<&Point>,
+    witnesses: Option<&Rtts>,
+    rtts: &mut Rtts,
+) -> (Verdict, Vec<u32>) {
+    let others = witnesses.into_iter().flatten().filter(|(member, _)| !rtts.contains_key(member));
+    let others: Vec<_> = others.map(|(member, measured)| (*member, *measured)).collect();
+    if others.is_empty() {
+        return settle(estimator, place, rtts);
+    }
+    let mut all = rtts.clone();
+    all.extend(others);
+    let (verdict, mut aside) = settle(estimator, place, &mut all);
+    aside.retain(|member| rtts.contains_key(member));
+    all.retain(|member, _| rtts.contains_key(member));
+    *rtts = all;
+    (verdict, aside)
+}
+
 /// The least time from one member to another and back, µs.
 fn apart(estimator: &Estimator, a: u32, b: u32) -> f64 {
     estimator.distance_km(a, b).map_or(0.0, |km| (km - CITY_KM) * LIGHT_US_PER_KM)
@@ -104,6 +139,13 @@ fn apart(estimator: &Estimator, a: u32, b: u32) -> f64 {
 fn away(estimator: &Estimator, member: u32, place: &Point) -> f64 {
     let km = estimator.point(member).map(|point| point.distance_km(place));
     km.map_or(0.0, |km| (km - DATABASE_KM) * LIGHT_US_PER_KM)
+}
+
+/// From which time on a member's word speaks against where a database says, µs: light would allow it,
+/// but hardly any path is as bad.
+fn implausible(estimator: &Estimator, member: u32, place: &Point) -> f64 {
+    let km = estimator.point(member).map(|point| point.distance_km(place));
+    km.map_or(f64::MAX, |km| IMPLAUSIBLE * by_distance(km) + IMPLAUSIBLE_US)
 }
 
 #[cfg(test)]
@@ -165,5 +207,31 @@ mod tests {
     fn members_that_agree_overrule_the_database() {
         let claims = [Some(4), None, None, Some(11)];
         assert_eq!(check(Some(TOKYO), claims), (Verdict::Misplaced, claims.to_vec()));
+    }
+
+    #[test]
+    fn a_member_next_door_that_measures_a_far_client_speaks_against_the_database() {
+        // The client is in Paris, and the database has it in Tokyo, where a member measured it first.
+        let claims = [Some(4), Some(250), None, None];
+        assert_eq!(check(Some(TOKYO), claims), (Verdict::Misplaced, claims.to_vec()));
+        // A bad line alone says nothing about places.
+        assert_eq!(check(Some(TOKYO), [None, Some(250), None, None]).0, Verdict::Placed);
+    }
+
+    #[test]
+    fn what_others_told_of_the_place_holds_a_liar_to_light() {
+        let members = [PARIS, TOKYO].iter().zip(1..).map(|((lat, lon), n)| node(n, *lat, *lon));
+        let inputs = inputs(members.collect());
+        let one = |ms: u32| {
+            let prefix = "192.0.2.0/24".parse().unwrap();
+            Measured::one(&ClientRtt { samples: 8, ..ClientRtt::new(prefix, ms * 1000) })
+        };
+        let (place, witnesses) =
+            (Point::new(Coordinates::new(TOKYO.0, TOKYO.1).unwrap()), Rtts::from([(1, one(3))]));
+        let mut rtts = Rtts::from([(0, one(1))]);
+        let (_, aside) = settle_among(&Estimator::new(&inputs), Some(&place), Some(&witnesses), &mut rtts);
+        assert_eq!(aside, [0]);
+        assert_eq!(rtts.len(), 1, "witnesses stay apart");
+        assert!(rtts[&0].raised && rtts[&0].rtt_us > 90_000);
     }
 }

@@ -49,7 +49,7 @@ const SPLIT: u32 = 1 << 31;
 pub(crate) struct Knowledge {
     pub(crate) geo: GeoDb,
     pub(crate) estimator: Estimator,
-    observed: Observed,
+    pub(crate) observed: Observed,
     /// The lots of those that explore, drawn when first needed and kept for the epoch: there are a
     /// million.
     lots: Arc<OnceLock<Ranges<u32, Option<u8>>>>,

@@ -3,7 +3,7 @@
 use super::{CITIES, network, node};
 use godwit_core::content::VersionNumber;
 use godwit_core::geo::Coordinates;
-use godwit_core::observation::ClientRtt;
+use godwit_core::observation::{ClientRtt, Noise};
 use godwit_map::{DemandInput, Exclusion, Generation, GeoDb, Health, Inputs, Source, Tier};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -132,6 +132,55 @@ fn who_serves_clients_keeps_them_until_another_is_materially_better() {
     assert_eq!(told(20_000, 22_001, frankfurt), ("paris".into(), false));
     assert_eq!(told(100_000, 110_000, frankfurt), ("frankfurt".into(), true));
     assert_eq!(told(100_000, 110_001, frankfurt), ("paris".into(), false));
+}
+
+#[test]
+fn who_serves_a_place_keeps_also_those_of_it_of_whom_nothing_is_told() {
+    let place = Coordinates::new(CITIES[0].1, CITIES[0].2).unwrap();
+    let nets: [IpNet; 2] = ["203.0.0.0/24", "198.51.100.0/24"].map(|net| net.parse().unwrap());
+    let geo = GeoDb::from_networks(nets.map(|net| (net, place)));
+    let told = |served: bool| {
+        let mut inputs = told_of_paris(&[(0, 21), (5, 20)]);
+        let paris = inputs.members[0].id;
+        let demand =
+            DemandInput { member: paris, total_mrps: 900, prefixes: vec![(nets[0], 900)], sites: Vec::new() };
+        inputs.demands = Some(demand).filter(|_| served).into_iter().collect();
+        first(&Generation::compute(&inputs, &geo, None), nets[1].addr())
+    };
+    assert_eq!((told(false), told(true)), ("frankfurt".into(), "paris".into()));
+}
+
+#[test]
+fn nobody_is_moved_for_a_difference_that_moments_make() {
+    let prefix: IpNet = "203.0.0.0/24".parse().unwrap();
+    let told = |permille: u32| {
+        let mut inputs = told_of_paris(&[(0, 60), (5, 40)]);
+        let noise = Noise::of(permille);
+        inputs.observations.iter_mut().for_each(|(_, rtt)| rtt.noise = noise);
+        let member = inputs.members[0].id;
+        inputs.demands =
+            vec![DemandInput { member, total_mrps: 900, prefixes: vec![(prefix, 900)], sites: Vec::new() }];
+        first(&compute(&inputs, None), client(0))
+    };
+    assert_eq!((told(10), told(850)), ("frankfurt".into(), "paris".into()));
+}
+
+#[test]
+fn networks_that_a_database_has_in_one_wrong_place_measure_for_each_other() {
+    // Ten networks of Tokyo and ten of Paris, all in Paris by the database. Of Tokyo's all were measured by
+    // Paris, and two by Tokyo as well.
+    let place = Coordinates::new(CITIES[0].1, CITIES[0].2).unwrap();
+    let net = |n: u8| -> IpNet { format!("198.51.{n}.0/24").parse().unwrap() };
+    let geo = GeoDb::from_networks((0..20).map(|n| (net(n), place)));
+    let mut inputs = network();
+    let (paris, tokyo) = (inputs.members[0].id, inputs.members[1].id);
+    let rtt = |n, ms: u32| ClientRtt { samples: 4, ..ClientRtt::new(net(n), ms * 1000) };
+    inputs.observations = (0..20).map(|n| (paris, rtt(n, if n < 10 { 230 } else { 6 }))).collect();
+    inputs.observations.extend([(tokyo, rtt(0, 5)), (tokyo, rtt(1, 6))]);
+    let generation = Generation::compute(&inputs, &geo, None);
+    for n in 0..20 {
+        assert_eq!(first(&generation, net(n).addr()), if n < 10 { "tokyo" } else { "paris" }, "{n}");
+    }
 }
 
 #[test]

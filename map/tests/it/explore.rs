@@ -2,7 +2,7 @@
 
 use super::{CITIES, network};
 use godwit_core::geo::Coordinates;
-use godwit_core::observation::ClientRtt;
+use godwit_core::observation::{ClientRtt, Noise};
 use godwit_map::{Because, Exploration, Generation, GeoDb, Health, Inputs};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -96,6 +96,24 @@ fn only_healthy_members_with_capacity_to_spare_are_explored() {
         (member.state, member.load_permille) = (Health::Alive, 800);
     }
     assert_eq!(explorers(&compute(&all)).len(), 0, "busy");
+}
+
+#[test]
+fn what_was_measured_at_few_moments_is_measured_again_where_times_differ() {
+    let explored = |permille: u32, samples: u8| {
+        let mut inputs = inputs(1, 300);
+        let (paris, frankfurt) = (inputs.members[0].id, inputs.members[5].id);
+        let noise = Noise::of(permille);
+        let prefix = "10.0.0.0/24".parse().unwrap();
+        let rtt = |ms: u32, samples| ClientRtt { samples, noise, ..ClientRtt::new(prefix, ms * 1000) };
+        inputs.observations = vec![(paris, rtt(8, 8)), (frankfurt, rtt(11, samples))];
+        // The others are further than worth a try.
+        inputs.members.retain(|member| member.id == paris || member.id == frankfurt);
+        !explorers(&compute(&inputs)).is_empty()
+    };
+    assert!(!explored(5, 2), "times do not differ");
+    assert!(explored(360, 2));
+    assert!(!explored(110, 8), "often enough");
 }
 
 #[test]
