@@ -1,0 +1,352 @@
+//! Everything started, in order.
+
+use super::listen::{addresses_of, bind, bind_admin, bind_all};
+use super::own::{first_admission, own_entry};
+use super::tell::{Clients, tell_clients};
+use super::{Monitored, Runtime, Settings, StartError, Stops};
+use crate::admin::{self, Control};
+use crate::agreement;
+use crate::clock;
+use crate::collect::Collector;
+use crate::config::Config;
+use crate::content::Content;
+use crate::datadir::{DataDir, Identity};
+use crate::driver::{Command, Driver};
+use crate::fetch::{Fetcher, StoreHolder};
+use crate::generation::Keeper;
+use crate::health::{self, SiteProbes, Vantages};
+use crate::held::Held;
+use crate::http::{self, Asked, Door, Rtts, Server, Sites};
+use crate::metrics::Metrics;
+use crate::receiving::Receiving;
+use crate::recent::Recent;
+use crate::records::Records;
+use crate::repair;
+use crate::replicate::Replicator;
+use crate::resolvers::Measuring;
+use crate::snapshot::Snapshot;
+use godwit_core::certificate::Role;
+use godwit_core::health::Judge;
+use godwit_core::member::{Input, Member, OwnEntry};
+use godwit_overlay::{Limits, Paths};
+use godwit_probe::Prober;
+use godwit_store::{Options, Store, StoreError};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Commands waiting for the machine; it takes one in microseconds.
+const COMMANDS_MAX: usize = 1024;
+
+/// Join requests waiting for it.
+const SPONSORS_MAX: usize = 16;
+
+/// Uploads at once, each with some megabytes, and a whole object of up to 64 MiB, in memory.
+const UPLOADS_MAX: usize = 8;
+
+impl Runtime {
+    /// Starts the member. When this returns it listens, and answers from what it knew before.
+    pub async fn start(settings: Settings) -> Result<Runtime, StartError> {
+        let Settings { data_dir, config, timing } = settings;
+        config.check()?;
+        let dir = DataDir::new(data_dir);
+        let identity = dir.identity()?;
+        let lock = dir.lock()?;
+        let grant = identity.certificate.grant().clone();
+        grant.validity.check(clock::now()).map_err(StartError::Certificate)?;
+        let metrics = Arc::new(Metrics::new());
+        let store = open_store(&dir, &config, &identity).await?;
+
+        // Sockets before the count of starts: a port in use shall leave nothing behind.
+        let http_sockets = match identity.certificate.has_role(Role::Node) {
+            true => bind_all(&config.http.listen, "http")?,
+            false => Vec::new(),
+        };
+        let metrics_socket = match config.admin.metrics_listen {
+            Some(address) => Some(bind(address, "metrics")?),
+            None => None,
+        };
+        let incarnation = dir.next_incarnation()?;
+
+        let records = Records::new(store.clone());
+        let persisted = blocking({
+            let records = Records::new(store.clone());
+            move || records.load()
+        })
+        .await?;
+        let admission = first_admission(&identity.certificate, &persisted);
+        let (sponsor, sponsors) = mpsc::channel(SPONSORS_MAX);
+        let (overlay, events) = godwit_overlay::start(godwit_overlay::Config {
+            key: identity.key.clone(),
+            certificate: identity.certificate.clone(),
+            epoch: incarnation,
+            listen: config.overlay.listen.clone(),
+            admission: admission.clone(),
+            sponsor: Some(sponsor),
+            holder: Some(Arc::new(StoreHolder { store: store.clone() })),
+            clock: Arc::new(clock::now),
+            limits: Limits::default(),
+            paths: Paths::default(),
+        })
+        .await?;
+
+        let http_addresses = addresses_of(&http_sockets)?;
+        let checks = config.health.checks(!http_addresses.is_empty())?;
+        let own = OwnEntry { checks, ..own_entry(&config, overlay.addresses(), &http_addresses) };
+        tracing::info!(
+            peer = ?overlay.addresses(), http = ?http_addresses, v4 = ?own.public_v4, v6 = ?own.public_v6,
+            advertised = ?own.peer_addresses, "listening"
+        );
+        let member = Member::new(
+            clock::now(),
+            godwit_core::member::Config {
+                network: grant.network,
+                zone: grant.zone.clone(),
+                key: identity.key.clone(),
+                certificate: identity.certificate.clone(),
+                incarnation,
+                seed: rand::random(),
+                own,
+                timing,
+            },
+            persisted,
+        );
+
+        let stops = Stops { serving: CancellationToken::new(), all: CancellationToken::new() };
+        let (clients, tasks) = (TaskTracker::new(), TaskTracker::new());
+        let (commands, orders) = mpsc::channel(COMMANDS_MAX);
+        let (snapshots, snapshot) =
+            watch::channel(Arc::new(Snapshot::of(clock::now(), &member, &mut Judge::default()).0));
+        let recent = Arc::new(Recent::new(u64::from(config.store.cache_disk_mib) << 20));
+        let fetcher = Arc::new(Fetcher {
+            store: store.clone(),
+            overlay: overlay.clone(),
+            metrics: metrics.clone(),
+            recent: recent.clone(),
+            receiving: Arc::new(Receiving::default()),
+            partial: Mutex::default(),
+        });
+        let content = Arc::new(Content::new(
+            store.clone(),
+            fetcher.clone(),
+            snapshot.clone(),
+            metrics.clone(),
+            recent.clone(),
+        ));
+        let sites = Arc::new(Sites::default());
+        let held = Arc::new(
+            blocking({
+                let (store, commands, sites) = (store.clone(), commands.clone(), sites.clone());
+                move || Held::load(store, commands, sites, config.store.keep_versions)
+            })
+            .await?,
+        );
+        let keeper = blocking({
+            let (zone, dir, map) = (grant.zone.clone(), dir.clone(), config.map.clone());
+            let (metrics, closed) = (metrics.clone(), config.closed());
+            move || Ok::<_, StoreError>(Keeper::load(zone, dir, map, closed, metrics))
+        })
+        .await?;
+        let generation = keeper.shared();
+        let database = keeper.database();
+
+        let driver = Driver {
+            member,
+            key: identity.key.clone(),
+            overlay: overlay.clone(),
+            events,
+            commands: orders,
+            sponsors,
+            records,
+            snapshots,
+            metrics: metrics.clone(),
+            admission,
+            stop: stops.all.clone(),
+            tasks: tasks.clone(),
+        };
+        tasks.spawn(driver.run());
+        let reload = Arc::new(Notify::new());
+        tasks.spawn(keeper.run(snapshot.clone(), reload.clone(), stops.all.clone()));
+        let (answering, told) = watch::channel(None);
+        let settings = agreement::settings(&config);
+        tasks.spawn(agreement::tell(settings, told, database, commands.clone(), stops.all.clone()));
+        tasks.spawn(agreement::watch(snapshot.clone(), metrics.differing.clone(), stops.all.clone()));
+        if config.map.probe_resolvers && !http_addresses.is_empty() {
+            let measuring = Measuring {
+                zone: grant.zone.clone(),
+                config: config.map.clone(),
+                snapshots: snapshot.clone(),
+                commands: commands.clone(),
+                metrics: metrics.resolvers.clone(),
+                stop: stops.all.clone(),
+            };
+            tasks.spawn(measuring.run());
+        }
+        if config.health.vantage {
+            let prober = Prober::new();
+            let zone = grant.zone.clone();
+            let sites = SiteProbes::new(zone, prober.clone(), content.clone(), snapshot.clone());
+            let (sites, metrics) = (Arc::new(sites), metrics.health.clone());
+            let vantages = Vantages { prober, sites, snapshots: snapshot.clone(), metrics };
+            tasks.spawn(health::watch(vantages, commands.clone(), stops.all.clone()));
+        }
+        let damaged = Arc::new(Notify::new());
+        tasks.spawn(repair::repair(
+            store.clone(),
+            content.clone(),
+            fetcher.clone(),
+            snapshot.clone(),
+            damaged.clone(),
+            stops.all.clone(),
+        ));
+        tasks.spawn(repair::scrub(store.clone(), stops.all.clone()));
+        let (collect, collecting) = mpsc::channel(1);
+        let replicator = Replicator {
+            own: identity.key.public(),
+            store: store.clone(),
+            fetcher,
+            held: held.clone(),
+            sites: sites.clone(),
+            snapshots: snapshot.clone(),
+            recent: recent.clone(),
+            collecting,
+            damaged,
+            stop: stops.all.clone(),
+        };
+        replicator.serve_now();
+        held.tell_all().await;
+        tasks.spawn(replicator.run());
+        let collector = Arc::new(Collector {
+            own: identity.key.public(),
+            store: store.clone(),
+            held: held.clone(),
+            sites: sites.clone(),
+            content: content.clone(),
+            recent,
+            snapshots: snapshot.clone(),
+            replication: collect,
+            metrics: metrics.clone(),
+            after: Duration::from_secs(config.store.collect_after_secs.into()),
+            cache_bytes: u64::from(config.store.cache_disk_mib) << 20,
+            turn: tokio::sync::Mutex::new(()),
+            stop: stops.all.clone(),
+        });
+        let period = Duration::from_secs(config.store.collect_period_secs.into());
+        tasks.spawn(collector.clone().run(period));
+
+        let server = Server::new(
+            grant.zone.clone(),
+            &grant.name,
+            &config.http,
+            sites,
+            content.clone(),
+            metrics.http.clone(),
+        );
+        let (rtts, asked) = (Arc::new(Rtts::default()), Arc::new(Asked::default()));
+        let door = Arc::new(Door::new(
+            Arc::new(server),
+            config.http.clone(),
+            rtts.clone(),
+            asked.clone(),
+            metrics.http.clone(),
+        ));
+        for socket in http_sockets {
+            tasks.spawn(http::accept(socket, door.clone(), stops.serving.clone(), clients.clone()));
+        }
+        let clients_of = Clients { door, rtts, asked, capacity: config.node.capacity() };
+        // What a redirector without the role *node* is asked for over HTTP is nobody's demand.
+        if !http_addresses.is_empty() {
+            tasks.spawn(tell_clients(clients_of, commands.clone(), stops.all.clone()));
+        }
+
+        let host = Arc::new(OnceLock::new());
+        let control = Arc::new(Control {
+            network: grant.network,
+            zone: grant.zone.clone(),
+            own: identity.key.public(),
+            incarnation,
+            started: Instant::now(),
+            snapshots: snapshot.clone(),
+            commands: commands.clone(),
+            content,
+            held,
+            collector,
+            generation: generation.clone(),
+            metrics: metrics.clone(),
+            uploads: Semaphore::new(UPLOADS_MAX),
+            stop: stops.serving.clone(),
+            host: host.clone(),
+        });
+        let admin = bind_admin(&dir)?;
+        tasks.spawn(admin::serve_unix(admin, control.clone(), clients.clone()));
+        let monitored = Monitored {
+            asked: config.admin.metrics_listen,
+            address: match &metrics_socket {
+                Some(socket) => addresses_of(std::slice::from_ref(socket))?.first().copied(),
+                None => None,
+            },
+            stop: stops.serving.child_token(),
+        };
+        if let Some(socket) = metrics_socket {
+            let stop = monitored.stop.clone();
+            tasks.spawn(admin::serve_tcp(socket, control.clone(), stop, clients.clone()));
+        }
+
+        let mut bootstrap = dir.bootstrap()?;
+        bootstrap.extend(&config.overlay.bootstrap);
+        bootstrap.retain(|address| !overlay.addresses().contains(address));
+        // The machine has just been started and its queue is empty.
+        let _ = commands.send(Command::Input(Input::Bootstrap(bootstrap))).await;
+        let _ = commands.send(Command::Input(Input::Ready(true))).await;
+        Ok(Runtime {
+            identity,
+            dir,
+            overlay,
+            http: http_addresses,
+            control,
+            monitored: Mutex::new(monitored),
+            generation,
+            registry: metrics.registry(),
+            commands,
+            reload,
+            answering,
+            resolvers: metrics.resolvers.clone(),
+            host,
+            snapshots: snapshot,
+            stops,
+            clients,
+            tasks,
+            store,
+            _lock: lock,
+        })
+    }
+}
+
+async fn open_store(dir: &DataDir, config: &Config, identity: &Identity) -> Result<Store, StartError> {
+    let mut options = Options::new(identity.key.public());
+    options.cache_bytes = u64::from(config.store.cache_mib) << 20;
+    let path = dir.store();
+    let opened = tokio::task::spawn_blocking(move || Store::open(&path, options)).await;
+    let (store, report) = opened
+        .map_err(|error| StoreError::Io { what: "opening the store".into(), why: error.to_string() })??;
+    if let Some(rebuilt) = &report.rebuilt {
+        tracing::warn!(why = rebuilt.why, set_aside = ?rebuilt.set_aside, "the store's index was rebuilt");
+    }
+    tracing::info!(objects = report.objects, lost = report.lost.len(), "the store is open");
+    Ok(store)
+}
+
+async fn blocking<T: Send + 'static, E: Into<StartError> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, StartError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and drops who waits here, too.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
