@@ -86,6 +86,7 @@ impl From<StoreError> for Absent {
 }
 
 /// An object that is here, whole and verified.
+#[derive(Clone, Debug)]
 pub(crate) struct Handle {
     object: Object,
 }
@@ -144,6 +145,14 @@ impl Content {
         }
         open.insert(id, object.clone());
         Ok(Handle { object })
+    }
+
+    /// An object, if it is here.
+    pub(crate) async fn here(&self, id: ObjectId) -> Option<Handle> {
+        if let Some(object) = lock(&self.open).get(&id) {
+            return Some(Handle { object: object.clone() });
+        }
+        self.find(id).await.ok().flatten().map(|object| Handle { object })
     }
 
     /// The object, if it is here. The first look since the start verifies it, which blocks.

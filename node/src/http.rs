@@ -3,6 +3,7 @@
 //! - pure: [`host`] (which site), [`path`] (which file), [`precondition`] and [`range`] (whether and
 //!   which part), [`media`] (as what);
 //! - [`sites`]: which version; [`serve`]: from request to response; [`body`]: bytes as they are taken;
+//!   [`sending`]: and while the store goes to a successor;
 //! - [`listen`] and [`socket`]: connections and their limits; [`rtt`]: what they teach about distance;
 //!   [`asked`]: and about demand.
 
@@ -15,6 +16,7 @@ mod path;
 mod precondition;
 mod range;
 mod rtt;
+mod sending;
 mod serve;
 mod sites;
 mod socket;
@@ -33,6 +35,8 @@ use godwit_core::name::{MemberName, ZoneName};
 use host::Hosts;
 use http::HeaderValue;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tokio_util::task::TaskTracker;
 
 impl Server {
     /// A server of `sites` in `zone`, on the member called `name`.
@@ -53,6 +57,9 @@ impl Server {
             node: value(name.as_str()),
             cache_control: value(&config.cache_control),
             found: serve::FoundCache::default(),
+            last: AtomicBool::new(false),
+            answering: TaskTracker::new(),
+            sending: sending::AllSending::default(),
         }
     }
 }

@@ -67,4 +67,4 @@ mod snapshot;
 
 pub use config::Config;
 pub use metrics::SharedRegistry;
-pub use runtime::{Challenges, Runtime, Settings, StartError};
+pub use runtime::{Challenges, Leaving, Runtime, Settings, Sockets, StartError};

@@ -14,11 +14,13 @@ mod tell;
 
 pub use challenges::Challenges;
 pub use error::StartError;
+pub use listen::Sockets;
 
 use crate::admin::{self, Control};
 use crate::config::Config;
 use crate::datadir::{DataDir, Identity, Lock};
 use crate::driver::Command;
+use crate::http::Door;
 use crate::metrics::SharedRegistry;
 use crate::resolvers::ResolverMetrics;
 use crate::snapshot::Snapshot;
@@ -27,11 +29,13 @@ use godwit_core::certificate::MemberCertificate;
 use godwit_core::member::{Input, State, Timing};
 use godwit_overlay::Overlay;
 use godwit_store::Store;
-use listen::{addresses_of, bind};
+use listen::{Listeners, addresses_of, bind};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -39,6 +43,12 @@ use tokio_util::task::TaskTracker;
 /// A member that stops serves on for so long after it has said so: time enough for the word to cross
 /// an ocean, and for the others to answer by it.
 const LEAVE: Duration = Duration::from_millis(500);
+
+/// Requests that came before the store goes to a successor are answered within this.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+/// Responses under way may take so long to end when a successor serves already.
+const FINISH_MAX: Duration = Duration::from_secs(30);
 
 /// Requests under way may take so long to end when the daemon stops.
 const STOP_MAX: Duration = Duration::from_secs(8);
@@ -79,6 +89,8 @@ pub struct Runtime {
     host: Arc<OnceLock<Arc<dyn admin::Host>>>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     stops: Stops,
+    listeners: Listeners,
+    door: Arc<Door>,
     clients: TaskTracker,
     tasks: TaskTracker,
     store: Store,
@@ -91,6 +103,7 @@ struct Monitored {
     asked: Option<SocketAddr>,
     /// With the real port.
     address: Option<SocketAddr>,
+    socket: Option<Arc<TcpListener>>,
     stop: CancellationToken,
 }
 
@@ -148,14 +161,17 @@ impl Runtime {
             return Ok(());
         }
         let stop = self.stops.serving.child_token();
-        let mut address = None;
+        let (mut address, mut listening) = (None, None);
         if let Some(asked) = asked {
-            let socket = bind(asked, "metrics")?;
+            let socket = Arc::new(bind(asked, "metrics")?);
             address = addresses_of(std::slice::from_ref(&socket))?.first().copied();
+            listening = Some(socket.clone());
             let serve = admin::serve_tcp(socket, self.control.clone(), stop.clone(), self.clients.clone());
             self.tasks.spawn(serve);
         }
-        std::mem::replace(&mut *monitored, Monitored { asked, address, stop }).stop.cancel();
+        std::mem::replace(&mut *monitored, Monitored { asked, address, socket: listening, stop })
+            .stop
+            .cancel();
         tracing::info!(?address, "metrics");
         Ok(())
     }
@@ -224,18 +240,58 @@ impl Runtime {
         self.reload.notify_one();
     }
 
+    /// More descriptors of the sockets that it listens on, for a successor.
+    pub fn sockets(&self) -> io::Result<Sockets> {
+        let metrics = self.monitored().socket.clone();
+        Listeners { metrics, ..self.listeners.clone() }.duplicate()
+    }
+
     /// Stops: requests under way end first, for at most some seconds.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(mut self) {
+        self.leave().await;
+        self.close_sockets();
+        if tokio::time::timeout(STOP_MAX, self.clients.wait()).await.is_err() {
+            tracing::info!(connections = self.clients.len(), "some clients did not end in time");
+        }
+        let admin_socket = self.dir.admin_socket();
+        self.close().await;
+        // A socket left behind is removed at the next start as well.
+        let _ = std::fs::remove_file(admin_socket);
+        tracing::info!("stopped");
+    }
+
+    /// Lets go of the directory for a successor that has the [sockets](Runtime::sockets): clients that
+    /// come from now on wait in them until it serves. Every request that came before is answered, and
+    /// responses that are being sent go on as long as what is returned is waited for.
+    pub async fn hand_over(mut self) -> Leaving {
+        self.door.last_requests();
+        self.leave().await;
+        self.close_sockets();
+        self.door.let_go(ANSWER_MAX).await;
+        let leaving = Leaving { clients: self.clients.clone() };
+        self.close().await;
+        tracing::info!(connections = leaving.clients.len(), "handed over");
+        leaving
+    }
+
+    /// Accepts nothing more: whoever has more descriptors of the sockets does.
+    fn close_sockets(&mut self) {
+        self.listeners = Listeners::default();
+        self.monitored().socket = None;
+        self.stops.serving.cancel();
+        self.clients.close();
+    }
+
+    /// Says that it serves no more, and serves on until that is known.
+    async fn leave(&self) {
         let _ = self.commands.send(Command::Input(Input::Ready(false))).await;
         // The others hear of it while clients that they still send are served.
         if !self.overlay.peers().is_empty() {
             tokio::time::sleep(LEAVE).await;
         }
-        self.stops.serving.cancel();
-        self.clients.close();
-        if tokio::time::timeout(STOP_MAX, self.clients.wait()).await.is_err() {
-            tracing::info!(connections = self.clients.len(), "some clients did not end in time");
-        }
+    }
+
+    async fn close(self) {
         self.stops.all.cancel();
         self.overlay.shutdown().await;
         self.tasks.close();
@@ -245,8 +301,23 @@ impl Runtime {
         if let Err(error) = self.store.sync().await {
             tracing::warn!(%error, "the store could not be synced");
         }
-        // A socket left behind is removed at the next start as well.
-        let _ = std::fs::remove_file(self.dir.admin_socket());
-        tracing::info!("stopped");
+        let store = self.store.clone();
+        // A panic in it was told already, and the process ends.
+        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+    }
+}
+
+/// Clients that a member still serves after it has [handed over](Runtime::hand_over).
+#[derive(Debug)]
+pub struct Leaving {
+    clients: TaskTracker,
+}
+
+impl Leaving {
+    /// Waits until all of them have what they asked for, at most half a minute.
+    pub async fn finish(self) {
+        if tokio::time::timeout(FINISH_MAX, self.clients.wait()).await.is_err() {
+            tracing::info!(connections = self.clients.len(), "some clients did not end in time");
+        }
     }
 }

@@ -76,14 +76,15 @@ pub(crate) enum Scope {
 }
 
 /// Serves the unix socket until the daemon stops.
-pub(crate) async fn serve_unix(listener: UnixListener, control: Arc<Control>, tasks: TaskTracker) {
+pub(crate) async fn serve_unix(listener: Arc<UnixListener>, control: Arc<Control>, tasks: TaskTracker) {
     let stop = control.stop.clone();
-    serve_on(listener, Member { control, scope: Scope::Everything }, stop, tasks).await;
+    let accept = |context: &mut Context<'_>| listener.poll_accept(context).map_ok(|(stream, _)| stream);
+    serve(accept, Member { control, scope: Scope::Everything }, stop, tasks).await;
 }
 
 /// Serves a TCP address for monitors until `stop`.
 pub(crate) async fn serve_tcp(
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     control: Arc<Control>,
     stop: CancellationToken,
     tasks: TaskTracker,

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,10 +36,14 @@ const SEND_BUFFER: usize = 256 * 1024;
 /// by trying again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// A client that was silent for so long when the daemon stops is told to go elsewhere; one whose
+/// request is on its way shall be answered.
+const QUIET: Duration = Duration::from_millis(300);
+
 /// Serves what comes to one listener until `stop`; connections are tracked in `tasks` and end after
 /// their present request.
 pub(crate) async fn accept(
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     door: Arc<Door>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -72,6 +77,8 @@ pub(crate) struct Door {
     metrics: Arc<HttpMetrics>,
     places: Arc<Semaphore>,
     guests: Arc<Mutex<BTreeMap<IpAddr, u32>>>,
+    /// Connections from which a request may still come.
+    hearing: TaskTracker,
 }
 
 /// A connection's place, given back when it ends.
@@ -92,7 +99,23 @@ impl Door {
         metrics: Arc<HttpMetrics>,
     ) -> Door {
         let places = Arc::new(Semaphore::new(config.connections_max as usize));
-        Door { server, config, rtts, asked, metrics, places, guests: Arc::default() }
+        let (guests, hearing) = (Arc::default(), TaskTracker::new());
+        Door { server, config, rtts, asked, metrics, places, guests, hearing }
+    }
+
+    /// Asks clients to make a new connection for their next request.
+    pub(crate) fn last_requests(&self) {
+        self.server.last_requests();
+    }
+
+    /// Waits, once nothing is accepted any more, until every request that came is answered but for
+    /// the bytes of files, and makes these independent of the store.
+    pub(crate) async fn let_go(&self, at_most: Duration) {
+        self.hearing.close();
+        if tokio::time::timeout(at_most, self.hearing.wait()).await.is_err() {
+            tracing::warn!(connections = self.hearing.len(), "some clients are not quiet");
+        }
+        self.server.let_go(at_most).await;
     }
 
     /// How many of all places are taken, thousandths.
@@ -131,7 +154,10 @@ impl Door {
         }
         let socket = ClientSocket::new(stream, guest.client, &self.config, self.rtts.clone());
         let pins = Arc::new(Mutex::new(Pins::new(Tally::new(self.asked.clone(), guest.client))));
+        let hearing = self.hearing.token();
+        let heard = Mutex::new(Instant::now());
         let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
+            *heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             let (server, pins) = (self.server.clone(), pins.clone());
             async move { Ok::<_, Infallible>(server.respond(&pins, &request).await) }
         });
@@ -140,8 +166,18 @@ impl Door {
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+                let quiet = || *heard.lock().unwrap_or_else(PoisonError::into_inner) + QUIET;
+                loop {
+                    let until = quiet();
+                    tokio::select! {
+                        ended = connection.as_mut() => break ended,
+                        () = tokio::time::sleep_until(until) => if until == quiet() {
+                            connection.as_mut().graceful_shutdown();
+                            drop(hearing);
+                            break connection.await;
+                        }
+                    }
+                }
             }
         };
         if let Err(error) = ended {

@@ -11,6 +11,7 @@ use super::host::{Hosts, NoSite};
 use super::media::content_type;
 use super::path::{BadPath, SitePath};
 use super::precondition::{Validators, Verdict, evaluate};
+use super::sending::{AllSending, Sending};
 use super::sites::{Pins, Served, Sites};
 use crate::content::{Absent, Content, Origin};
 use crate::metrics::HttpMetrics;
@@ -18,13 +19,14 @@ use bytes::Bytes;
 use godwit_core::content::ObjectId;
 use godwit_core::content::object::OBJECT_LEN_MAX;
 use godwit_core::content::tree::{Body as FileBody, File, List, Resolve, Step};
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
+use tokio_util::task::TaskTracker;
 
 /// Bodies up to this are read at once and sent whole; larger ones are read as the client takes them.
 const WHOLE_MAX: u64 = 64 * 1024;
@@ -52,6 +54,11 @@ pub(crate) struct Server {
     pub(super) node: HeaderValue,
     pub(super) cache_control: HeaderValue,
     pub(super) found: FoundCache,
+    /// Whether each HTTP/1 connection is to end with its next response.
+    pub(super) last: AtomicBool,
+    /// Requests whose response has not begun.
+    pub(super) answering: TaskTracker,
+    pub(super) sending: AllSending,
 }
 
 /// What a path leads to.
@@ -97,13 +104,32 @@ impl Server {
     /// Answers one request of a connection.
     pub(super) async fn respond<B>(&self, pins: &Mutex<Pins>, request: &Request<B>) -> Response<Body> {
         let started = Instant::now();
+        let _answering = self.answering.token();
         let mut response = match self.route(pins, request, started).await {
             Ok(response) => response,
             Err(response) => *response,
         };
         response.headers_mut().insert("godwit-node", self.node.clone());
+        if self.last.load(Ordering::Relaxed) && request.version() <= Version::HTTP_11 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         self.metrics.answered(response.status(), started.elapsed());
         response
+    }
+
+    /// Asks clients to make a new connection for their next request.
+    pub(crate) fn last_requests(&self) {
+        self.last.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until every request that has come is answered, but for bytes of files; and holds those
+    /// open, so that they are sent without the store.
+    pub(crate) async fn let_go(&self, at_most: Duration) {
+        self.answering.close();
+        if tokio::time::timeout(at_most, self.answering.wait()).await.is_err() {
+            tracing::warn!(requests = self.answering.len(), "some requests will not be answered");
+        }
+        self.sending.hold_open(&self.content).await;
     }
 
     async fn route<B>(
@@ -234,7 +260,7 @@ impl Exchange<'_> {
             content: self.server.content.clone(),
             metrics: self.server.metrics.clone(),
             origin: self.origin(),
-            objects,
+            sending: Arc::new(Sending::new(objects)),
             file_len: file.len,
             range,
             _served: self.served.clone(),
@@ -243,6 +269,7 @@ impl Exchange<'_> {
         if parts.range.is_empty() {
             return Ok(body::full(first.unwrap_or_default()));
         }
+        self.server.sending.add(&parts.sending);
         let first = futures::stream::iter(first.map(Ok));
         let rest = futures::stream::try_unfold(parts, |mut parts| async move {
             let bytes = parts.next().await.map_err(|absent| {
@@ -304,7 +331,7 @@ struct Parts {
     metrics: Arc<HttpMetrics>,
     origin: Origin,
     /// The file's objects; each but the last has [`OBJECT_LEN_MAX`] bytes.
-    objects: Vec<ObjectId>,
+    sending: Arc<Sending>,
     file_len: u64,
     range: Range<u64>,
     /// Keeps the version's objects from being collected while they are sent.
@@ -318,11 +345,14 @@ impl Parts {
             return Ok(None);
         }
         let index = (self.range.start / OBJECT_LEN_MAX) as usize;
-        let Some(id) = self.objects.get(index) else { return Ok(None) };
-        let object = self.content.open(&self.origin, *id).await?;
+        let Some((id, ahead)) = self.sending.object(index) else { return Ok(None) };
+        let object = match ahead {
+            Some(object) => object,
+            None => self.content.open(&self.origin, id).await?,
+        };
         let offset = index as u64 * OBJECT_LEN_MAX;
         if object.len() != List::object_len(self.file_len, index) {
-            return Err(Absent::Malformed(*id, "it is not as long as the directory says".into()));
+            return Err(Absent::Malformed(id, "it is not as long as the directory says".into()));
         }
         let left = self.range.end - self.range.start;
         let portion = if left <= WHOLE_MAX { left } else { PORTION };

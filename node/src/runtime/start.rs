@@ -1,6 +1,6 @@
 //! Everything started, in order.
 
-use super::listen::{addresses_of, bind, bind_admin, bind_all};
+use super::listen::{Listeners, Sockets, addresses_of, take_admin};
 use super::own::{first_admission, own_entry};
 use super::tell::{Clients, tell_clients};
 use super::{Monitored, Runtime, Settings, StartError, Stops};
@@ -49,6 +49,11 @@ const UPLOADS_MAX: usize = 8;
 impl Runtime {
     /// Starts the member. When this returns it listens, and answers from what it knew before.
     pub async fn start(settings: Settings) -> Result<Runtime, StartError> {
+        Runtime::start_on(Sockets::default(), settings).await
+    }
+
+    /// The same on these sockets, where there are some.
+    pub async fn start_on(mut sockets: Sockets, settings: Settings) -> Result<Runtime, StartError> {
         let Settings { data_dir, config, timing } = settings;
         config.check()?;
         let dir = DataDir::new(data_dir);
@@ -60,14 +65,8 @@ impl Runtime {
         let store = open_store(&dir, &config, &identity).await?;
 
         // Sockets before the count of starts: a port in use shall leave nothing behind.
-        let http_sockets = match identity.certificate.has_role(Role::Node) {
-            true => bind_all(&config.http.listen, "http")?,
-            false => Vec::new(),
-        };
-        let metrics_socket = match config.admin.metrics_listen {
-            Some(address) => Some(bind(address, "metrics")?),
-            None => None,
-        };
+        let control_open = std::mem::take(&mut sockets.control);
+        let mut listeners = Listeners::take(&config, sockets, identity.certificate.has_role(Role::Node))?;
         let incarnation = dir.next_incarnation()?;
 
         let records = Records::new(store.clone());
@@ -92,7 +91,7 @@ impl Runtime {
         })
         .await?;
 
-        let http_addresses = addresses_of(&http_sockets)?;
+        let http_addresses = addresses_of(&listeners.http)?;
         let checks = config.health.checks(!http_addresses.is_empty())?;
         let own = OwnEntry { checks, ..own_entry(&config, overlay.addresses(), &http_addresses) };
         tracing::info!(
@@ -252,10 +251,10 @@ impl Runtime {
             asked.clone(),
             metrics.http.clone(),
         ));
-        for socket in http_sockets {
-            tasks.spawn(http::accept(socket, door.clone(), stops.serving.clone(), clients.clone()));
+        for socket in &listeners.http {
+            tasks.spawn(http::accept(socket.clone(), door.clone(), stops.serving.clone(), clients.clone()));
         }
-        let clients_of = Clients { door, rtts, asked, capacity: config.node.capacity() };
+        let clients_of = Clients { door: door.clone(), rtts, asked, capacity: config.node.capacity() };
         // What a redirector without the role *node* is asked for over HTTP is nobody's demand.
         if !http_addresses.is_empty() {
             tasks.spawn(tell_clients(clients_of, commands.clone(), stops.all.clone()));
@@ -279,14 +278,17 @@ impl Runtime {
             stop: stops.serving.clone(),
             host: host.clone(),
         });
-        let admin = bind_admin(&dir)?;
+        let admin = Arc::new(take_admin(&dir, control_open)?);
+        listeners.control = Some(admin.clone());
         tasks.spawn(admin::serve_unix(admin, control.clone(), clients.clone()));
+        let metrics_socket = listeners.metrics.clone();
         let monitored = Monitored {
             asked: config.admin.metrics_listen,
             address: match &metrics_socket {
                 Some(socket) => addresses_of(std::slice::from_ref(socket))?.first().copied(),
                 None => None,
             },
+            socket: listeners.metrics.take(),
             stop: stops.serving.child_token(),
         };
         if let Some(socket) = metrics_socket {
@@ -316,6 +318,8 @@ impl Runtime {
             host,
             snapshots: snapshot,
             stops,
+            listeners,
+            door,
             clients,
             tasks,
             store,
