@@ -26,6 +26,9 @@ pub(crate) struct File {
     /// all of them.
     #[schemars(with = "Option<Vec<String>>")]
     pub(crate) roles: Option<Vec<Role>>,
+    /// A socket at which another process of this member takes over: it gets the very sockets that
+    /// this one listens on, and no query and no request is lost. Not set: `redirector.handover`.
+    pub(crate) handover: Option<PathBuf>,
     /// What is logged, and how.
     pub(crate) log: Log,
     /// What the member tells about itself.
@@ -82,6 +85,17 @@ impl Default for Log {
 }
 
 impl File {
+    /// Where another process takes over, if it may.
+    pub(crate) fn handover(&self) -> Option<&Path> {
+        self.handover.as_deref().or(self.redirector.handover.as_deref())
+    }
+
+    /// The redirector's part.
+    pub(crate) fn redirector_config(&self) -> godwit_redirector::Config {
+        let handover = self.handover().map(Path::to_owned);
+        godwit_redirector::Config { handover, ..self.redirector.clone() }
+    }
+
     /// The node's part.
     pub(crate) fn node_config(&self) -> godwit_node::Config {
         godwit_node::Config {

@@ -7,7 +7,7 @@
 //! ```text
 //!    successor                                   predecessor (answers all the time)
 //!        │ connect ───────────────────────────────▶ │
-//!        │ ◀──────── 'D' 'T' 'H' 'Q' each with a descriptor, '.'
+//!        │ ◀── 'D' 'T' 'H' 'Q' 'W' 'M' 'C' each with a descriptor, '.'
 //!        │ 'P' prepare ───────────────────────────▶ │ lets go of what only one may hold
 //!        │ ◀───────────────────────────────── 'P' │
 //!        │ starts to answer; both do                │
@@ -15,6 +15,9 @@
 //!        │ ◀───────────────────────────────── 'B' │
 //!        │ answers QUIC too                         │ serves its connections to their end, and ends
 //! ```
+//!
+//! What else the process listens on (sites, metrics, control) is passed in the same way. Who connects
+//! between 'P' and the successor's start waits in the kernel's queue.
 //!
 //! Whatever goes wrong before 'R' (the successor ends, or is silent for [`PATIENCE`]) leaves the
 //! predecessor as it was. QUIC comes last because its packets belong to connections: read by the
@@ -34,7 +37,7 @@ use socket2::Socket;
 use std::fs;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -42,7 +45,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 /// How long either side waits for the other: a member's whole start, with room.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -53,6 +56,16 @@ const PREPARE: u8 = b'P';
 const READY: u8 = b'R';
 const GOODBYE: u8 = b'B';
 
+const ALL: [Purpose; 7] = [
+    Purpose::Dns,
+    Purpose::Dot,
+    Purpose::Doh,
+    Purpose::Doq,
+    Purpose::Http,
+    Purpose::Metrics,
+    Purpose::Control,
+];
+
 impl Purpose {
     fn letter(self) -> u8 {
         match self {
@@ -60,11 +73,14 @@ impl Purpose {
             Purpose::Dot => b'T',
             Purpose::Doh => b'H',
             Purpose::Doq => b'Q',
+            Purpose::Http => b'W',
+            Purpose::Metrics => b'M',
+            Purpose::Control => b'C',
         }
     }
 
     fn of_letter(letter: u8) -> Option<Purpose> {
-        [Purpose::Dns, Purpose::Dot, Purpose::Doh, Purpose::Doq].into_iter().find(|it| it.letter() == letter)
+        ALL.into_iter().find(|it| it.letter() == letter)
     }
 
     /// By the name that a unit gives a descriptor.
@@ -74,6 +90,9 @@ impl Purpose {
             "dot" => Some(Purpose::Dot),
             "doh" => Some(Purpose::Doh),
             "doq" => Some(Purpose::Doq),
+            "http" => Some(Purpose::Http),
+            "metrics" => Some(Purpose::Metrics),
+            "control" => Some(Purpose::Control),
             _ => None,
         }
     }
@@ -85,6 +104,8 @@ pub struct Inherited {
     pub(crate) open: Open,
     /// Whether a service manager has them, who listens on whatever happens here.
     pub(crate) held: bool,
+    /// For whoever follows, besides the redirector's own.
+    pub(crate) beside: Open,
     pub(crate) predecessor: Option<Predecessor>,
 }
 
@@ -94,7 +115,8 @@ impl Inherited {
         Inherited::default()
     }
 
-    /// Looks for sockets: of a service manager (sd_listen_fds(3), names `dns`, `dot`, `doh`, `doq`),
+    /// Looks for sockets: of a service manager (sd_listen_fds(3), names `dns`, `dot`, `doh`, `doq`,
+    /// `http`, `metrics`, `control`),
     /// or of a process that answers at `handover` and goes on to answer meanwhile.
     pub async fn find(handover: Option<&Path>) -> io::Result<Inherited> {
         let open = of_service_manager();
@@ -104,9 +126,24 @@ impl Inherited {
         };
         let held = !open.is_empty();
         Ok(match predecessor {
-            Some((open, predecessor)) => Inherited { open, held, predecessor: Some(predecessor) },
-            None => Inherited { open, held, predecessor: None },
+            Some((open, predecessor)) => {
+                Inherited { open, held, beside: Open::new(), predecessor: Some(predecessor) }
+            }
+            None => Inherited { open, held, ..Inherited::default() },
         })
+    }
+
+    /// Takes the sockets for `purpose` out.
+    pub fn take(&mut self, purpose: Purpose) -> Vec<OwnedFd> {
+        let (taken, open) = std::mem::take(&mut self.open).into_iter().partition(|(is, _)| *is == purpose);
+        self.open = open;
+        let taken: Open = taken;
+        taken.into_iter().map(|(_, socket)| socket.into()).collect()
+    }
+
+    /// These sockets go to the next process as well.
+    pub fn pass_on(&mut self, purpose: Purpose, sockets: impl IntoIterator<Item = OwnedFd>) {
+        self.beside.extend(sockets.into_iter().map(|socket| (purpose, Socket::from(socket))));
     }
 
     /// Asks the process before this one, if there is any, to let go of what only one can hold, and
@@ -168,9 +205,18 @@ impl Predecessor {
     }
 
     /// Tells it that this one answers now, and waits until it has stopped.
-    pub(crate) async fn relieve(self) -> io::Result<()> {
+    async fn relieve(self) -> io::Result<()> {
         spawn_blocking(move || self.exchange(READY, GOODBYE)).await??;
         Ok(())
+    }
+
+    /// The same; the log has how it went.
+    pub(crate) async fn relieve_and_tell(self) {
+        match self.relieve().await {
+            Ok(()) => tracing::info!("took over from another process"),
+            // It reads on, or has ended; this one reads in either case.
+            Err(error) => tracing::warn!(%error, "the other process did not say good-bye"),
+        }
     }
 }
 
@@ -337,6 +383,46 @@ impl std::ops::Drop for Waiting {
         if fs::metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// Waits for a process that follows this one, where this one has no redirector.
+pub struct Successors {
+    events: mpsc::Receiver<Succession>,
+    waiting: JoinHandle<()>,
+}
+
+impl Successors {
+    /// Relieves the process before this one, if `inherited` is of one, and listens at `path` with the
+    /// sockets that are to be [passed on](Inherited::pass_on).
+    pub async fn listen(path: &Path, inherited: Inherited) -> io::Result<Successors> {
+        let (events, successions) = mpsc::channel(1);
+        let descriptors = Descriptors::default();
+        descriptors.lock().unwrap_or_else(PoisonError::into_inner).insert(0, inherited.beside);
+        let waiting = Waiting::listen(path, descriptors, events)?;
+        if let Some(predecessor) = inherited.predecessor {
+            predecessor.relieve_and_tell().await;
+        }
+        let waiting = tokio::spawn(async move {
+            waiting.succeeded().await.say();
+            // Whoever does not listen any more ends already.
+            let _ = waiting.events.send(Succession::Done).await;
+        });
+        Ok(Successors { events: successions, waiting })
+    }
+
+    /// What a successor wants next.
+    pub async fn next(&mut self) -> Succession {
+        match self.events.recv().await {
+            Some(succession) => succession,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl std::ops::Drop for Successors {
+    fn drop(&mut self) {
+        self.waiting.abort();
     }
 }
 

@@ -72,22 +72,22 @@ pub use asking::Asking;
 pub use config::{Config, Limits, SecondaryConfig, TlsConfig, TransferConfig};
 pub use decisions::DecisionsConfig;
 pub use godwit_dns_plugin::{SharedView, Zone};
-pub use handover::{Inherited, LetGo, Succession};
+pub use handover::{Inherited, LetGo, Succession, Successors};
 pub use manners::CookieError;
 pub use monitor::Monitor;
 pub use signing::{DnssecConfig, Signing, SigningError};
-pub use sockets::StartError;
+pub use sockets::{Purpose, StartError};
 pub use tls::TlsError;
 pub use transfer::TransferError;
 pub use tsig::KeyError;
 
 use connections::Connections;
 use godwit_dns_plugin::{Handler, Manners};
-use handover::{Predecessor, Waiting};
+use handover::Waiting;
 use listeners::{Listeners, Speakers};
 use metrics::Metrics;
 use prometheus_client::registry::Registry;
-use sockets::{Before, Purpose};
+use sockets::Before;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -133,7 +133,7 @@ impl Redirector {
         let certificates = config.tls.is_on().then(|| Certificates::read(&config.tls)).transpose()?;
         let peers = Peers::read(&config.transfer)?;
         let manners = config.manners()?;
-        let Inherited { open, held, predecessor } = inherited;
+        let Inherited { open, held, beside, predecessor } = inherited;
         let bound = sockets::listen(&config, Before { open, held })?;
         let metrics = Arc::new(Metrics::register(registry));
         let transfers = Arc::new(Transfers::new(peers, shared.clone(), metrics.clone()));
@@ -163,6 +163,7 @@ impl Redirector {
             quic: TaskTracker::new(),
         };
         let mut listeners = Listeners::new(speakers, stopped.clone());
+        listeners.pass_on(beside);
         let (events, successions) = mpsc::channel(1);
         let waiting = |path: &Path| Waiting::listen(path, listeners.descriptors(), events);
         let waiting = config.handover.as_deref().map(waiting).transpose();
@@ -173,7 +174,7 @@ impl Redirector {
         let (quic, others) = bound.into_iter().partition(|bound| bound.purpose == Purpose::Doq);
         listeners.start(others, &mut tasks)?;
         if let Some(predecessor) = predecessor {
-            relieve(predecessor).await;
+            predecessor.relieve_and_tell().await;
         }
         listeners.start(quic, &mut tasks)?;
         tasks.spawn(notify::run(transfers.clone(), stopped.clone()));
@@ -189,14 +190,6 @@ impl Redirector {
 
 fn handover_failure(config: &Config, error: io::Error) -> StartError {
     StartError::Handover(config.handover.clone().unwrap_or_default(), error)
-}
-
-async fn relieve(predecessor: Predecessor) {
-    match predecessor.relieve().await {
-        Ok(()) => tracing::info!("took over from another process"),
-        // It reads on, or has ended; this one reads in either case.
-        Err(error) => tracing::warn!(%error, "the other process did not say good-bye"),
-    }
 }
 
 /// Waits for a successor, or for the end. When one is ready nothing more is read here.

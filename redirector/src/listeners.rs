@@ -103,6 +103,11 @@ impl Listeners {
         Listeners { speakers, open: Vec::new(), next: 0, descriptors: Descriptors::default(), stopped }
     }
 
+    /// What a successor gets besides: sockets of others in this process.
+    pub(crate) fn pass_on(&mut self, beside: Open) {
+        self.table().insert(u64::MAX, beside);
+    }
+
     /// What a successor gets, now and later.
     pub(crate) fn descriptors(&self) -> Descriptors {
         self.descriptors.clone()
@@ -229,7 +234,8 @@ impl Speakers {
         let speaks = match purpose {
             Purpose::Dot => Speaks::Tls(self.certificates()?.dot()?),
             Purpose::Doh => Speaks::Https(self.certificates()?.https()?, self.doh_path.clone()),
-            Purpose::Dns | Purpose::Doq => Speaks::Dns,
+            // Of the others no listener is ever made here: `Purpose::ALL` has none of them.
+            Purpose::Dns | Purpose::Doq | Purpose::Http | Purpose::Metrics | Purpose::Control => Speaks::Dns,
         };
         let connections = if purpose == Purpose::Dns { &self.plain } else { &self.encrypted };
         let listener = TcpListener::from_std(tcp).map_err(|error| StartError::Runtime("TCP", error))?;

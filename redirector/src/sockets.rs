@@ -95,11 +95,21 @@ pub(crate) struct Bound {
 
 /// What a socket is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Purpose {
+pub enum Purpose {
+    /// DNS over UDP or TCP.
     Dns,
+    /// DNS over TLS.
     Dot,
+    /// DNS over HTTPS.
     Doh,
+    /// DNS over QUIC.
     Doq,
+    /// Sites over HTTP, served by the node beside the redirector.
+    Http,
+    /// Metrics over HTTP, served by the member.
+    Metrics,
+    /// The member's control socket.
+    Control,
 }
 
 /// Sockets with what each is for: none is bound twice.
@@ -121,9 +131,11 @@ impl Purpose {
             Purpose::Dot => &config.tls.dot,
             Purpose::Doh => &config.tls.doh,
             Purpose::Doq => &config.tls.doq,
+            Purpose::Http | Purpose::Metrics | Purpose::Control => &[],
         }
     }
 
+    /// Those that a redirector answers.
     pub(crate) const ALL: [Purpose; 4] = [Purpose::Dns, Purpose::Dot, Purpose::Doh, Purpose::Doq];
 
     fn has_tcp(self) -> bool {
@@ -257,7 +269,7 @@ fn try_bind(purpose: Purpose, asked: SocketAddr, workers: usize, leaving: &[Sock
     let udp = match purpose {
         Purpose::Dns => try_bind_workers(address, workers, &with)?,
         Purpose::Doq => vec![try_bind_udp(address, &with)?],
-        Purpose::Dot | Purpose::Doh => Vec::new(),
+        Purpose::Dot | Purpose::Doh | Purpose::Http | Purpose::Metrics | Purpose::Control => Vec::new(),
     };
     let address = udp.first().map_or(Ok(address), |udp| udp.local_addr())?;
     Ok(Bound { purpose, asked, address, held: false, udp, tcp })

@@ -13,8 +13,10 @@ use anyhow::Context;
 use clap::Args;
 use godwit_core::certificate::Role;
 use godwit_node::datadir::DataDirError;
-use godwit_node::{Runtime, Settings, SharedRegistry, StartError};
-use godwit_redirector::{Inherited, Redirector, Running, SharedView, Signing, Succession};
+use godwit_node::{Leaving, Runtime, Settings, SharedRegistry, Sockets, StartError};
+use godwit_redirector::{
+    Inherited, Purpose, Redirector, Running, SharedView, Signing, Succession, Successors,
+};
 use prometheus_client::metrics::gauge::Gauge;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -75,21 +77,32 @@ impl Run {
         if !roles.contains(&Role::Node) {
             node.http.listen.clear();
         }
-        let inherited = match roles.contains(&Role::Redirector) {
-            true => inherit(&config).await?,
-            false => Inherited::none(),
+        let mut inherited = inherit(&config).await?;
+        let mut sockets = Sockets {
+            http: inherited.take(Purpose::Http),
+            metrics: inherited.take(Purpose::Metrics),
+            control: inherited.take(Purpose::Control),
         };
-        let runtime = Runtime::start(Settings::new(dir.path(), node)).await.map_err(start_failure)?;
+        if !roles.contains(&Role::Node) {
+            sockets.http.clear();
+        }
+        let settings = Settings::new(dir.path(), node);
+        let runtime = Runtime::start_on(sockets, settings).await.map_err(start_failure)?;
+        let sockets = runtime.sockets().context("cannot keep sockets for a successor")?;
+        inherited.pass_on(Purpose::Http, sockets.http);
+        // The address for monitors may change while it runs: it is not kept open for a successor.
+        drop(sockets.metrics);
+        inherited.pass_on(Purpose::Control, sockets.control);
         // Every member can say what the zone's redirectors answer, whether it is one or not.
         let view = zone::view(&config, path.as_deref(), &runtime)?;
         let (mut redirector, signing) = match roles.contains(&Role::Redirector) {
             true => start_redirector(inherited, &config, &runtime, view.clone())
                 .await
-                .map(|(running, signing)| (Some(running), signing))?,
-            false => (None, None),
+                .map(|(running, signing)| (Answering::Names(Box::new(running)), signing))?,
+            false => (Answering::no_names(inherited, &config).await?, None),
         };
         tokio::spawn(zone::follow_challenges(runtime.challenges(), view.clone()));
-        if let Some(redirector) = &redirector {
+        if let Some(redirector) = redirector.names() {
             runtime.answers_by(zone::settings(&config));
             count_askers(redirector, &config, &runtime);
         }
@@ -98,7 +111,7 @@ impl Run {
         let names: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
         tracing::info!(
             roles = names.join(","),
-            dns = ?redirector.as_ref().map(Running::addresses).unwrap_or_default(),
+            dns = ?redirector.names().map(Running::addresses).unwrap_or_default(),
             http = ?runtime.http_addresses(),
             peer = ?runtime.peer_addresses(),
             metrics = ?runtime.metrics_address(),
@@ -109,21 +122,19 @@ impl Run {
         let mut remember = pin!(remember::members(runtime.client(), dir));
         let mut revoked = pin!(runtime.revoked());
         // Not there any more once a successor has it.
-        let mut runtime = Some(runtime);
+        let (mut runtime, mut leaving) = (Some(runtime), None::<Leaving>);
         let mut outcome = Ok(());
         supervisor::ready();
         loop {
             let asked = tokio::select! {
                 asked = signals.next() => asked,
-                succession = succession(&mut redirector) => Asked::Succession(succession),
+                succession = redirector.succession() => Asked::Succession(succession),
                 Some(reply) = asked_to_reload.recv() => Asked::Reload(Some(reply)),
                 () = &mut remember => continue,
-                () = &mut revoked, if redirector.is_some() => {
+                () = &mut revoked, if redirector.names().is_some() => {
                     // Its map is no map of the network any more; resolvers ask the other servers.
-                    if let Some(redirector) = redirector.take() {
-                        tracing::error!("this member was revoked: it answers no names any more");
-                        redirector.shutdown().await;
-                    }
+                    tracing::error!("this member was revoked: it answers no names any more");
+                    std::mem::replace(&mut redirector, Answering::Nothing).shutdown().await;
                     continue;
                 }
             };
@@ -132,7 +143,7 @@ impl Run {
                 Asked::Succession(Succession::Wanted(let_go)) => {
                     tracing::info!("another process takes over: names are answered on meanwhile");
                     if let Some(runtime) = runtime.take() {
-                        runtime.shutdown().await;
+                        leaving = Some(runtime.hand_over().await);
                     }
                     let_go.done();
                 }
@@ -157,15 +168,15 @@ impl Run {
                             None => Ok(()),
                         };
                         listen(&config)?;
-                        if let Some(redirector) = &mut redirector
-                            && let Err(error) = redirector.reload(&config.redirector)
+                        if let Answering::Names(redirector) = &mut redirector
+                            && let Err(error) = redirector.reload(&config.redirector_config())
                         {
                             // Nothing of a configuration that cannot be is in force.
                             listen(&current)?;
                             return Err(error.into());
                         }
                         zone::replace(&view, &config, path.as_deref()).context("the zone stays as it was")?;
-                        if let (Some(runtime), Some(_)) = (&runtime, &redirector) {
+                        if let (Some(runtime), Some(_)) = (&runtime, redirector.names()) {
                             runtime.answers_by(zone::settings(&config));
                         }
                         Ok(config)
@@ -190,17 +201,15 @@ impl Run {
         tracing::info!("stopping");
         supervisor::stopping();
         let stop = async {
-            let redirector = async {
-                if let Some(redirector) = redirector {
-                    redirector.shutdown().await;
-                }
-            };
             let runtime = async {
                 if let Some(runtime) = runtime {
                     runtime.shutdown().await;
                 }
+                if let Some(leaving) = leaving {
+                    leaving.finish().await;
+                }
             };
-            tokio::join!(redirector, runtime);
+            tokio::join!(redirector.shutdown(), runtime);
         };
         tokio::select! {
             () = stop => outcome,
@@ -229,7 +238,7 @@ impl Run {
         };
         if as_before != *current
             || config.log.format != current.log.format
-            || !current.redirector.can_become(&config.redirector)
+            || !current.redirector_config().can_become(&config.redirector_config())
         {
             tracing::warn!(
                 "the configuration was read again; some of what has changed takes effect at the next start"
@@ -282,20 +291,54 @@ fn roles(granted: &[Role], asked: Option<&[Role]>) -> Outcome<Vec<Role>> {
 }
 
 /// Takes over the sockets of a service manager, or of the process that runs this member now, which
-/// answers names on and lets go of everything else.
+/// answers names on, sends what it began to send, and lets go of everything else.
 async fn inherit(config: &File) -> Outcome<Inherited> {
-    let mut inherited = Inherited::find(config.redirector.handover.as_deref())
-        .await
-        .context("cannot ask the running process for its sockets")?;
+    let mut inherited =
+        Inherited::find(config.handover()).await.context("cannot ask the running process for its sockets")?;
     inherited.prepare().await.context("the running process does not let go")?;
     Ok(inherited)
 }
 
-/// What a successor of the redirector wants next; nothing where none runs.
-async fn succession(redirector: &mut Option<Running>) -> Succession {
-    match redirector {
-        Some(running) => running.succession().await,
-        None => std::future::pending().await,
+/// What of this process another one can take over besides the runtime.
+enum Answering {
+    /// A redirector.
+    Names(Box<Running>),
+    /// No names; another process may take over all the same.
+    Others(Successors),
+    /// Nothing.
+    Nothing,
+}
+
+impl Answering {
+    /// For a member without a redirector.
+    async fn no_names(inherited: Inherited, config: &File) -> Outcome<Answering> {
+        let Some(path) = config.handover() else { return Ok(Answering::Nothing) };
+        let successors = Successors::listen(path, inherited).await;
+        let successors =
+            successors.with_context(|| format!("cannot hand sockets over at {}", path.display()))?;
+        Ok(Answering::Others(successors))
+    }
+
+    fn names(&self) -> Option<&Running> {
+        match self {
+            Answering::Names(running) => Some(running),
+            Answering::Others(_) | Answering::Nothing => None,
+        }
+    }
+
+    /// What a successor wants next.
+    async fn succession(&mut self) -> Succession {
+        match self {
+            Answering::Names(running) => running.succession().await,
+            Answering::Others(successors) => successors.next().await,
+            Answering::Nothing => std::future::pending().await,
+        }
+    }
+
+    async fn shutdown(self) {
+        if let Answering::Names(running) = self {
+            running.shutdown().await;
+        }
     }
 }
 
@@ -314,7 +357,7 @@ async fn start_redirector(
     let signing = Signing::start(&config.dnssec, &view, &mut registry)
         .context("the zone cannot be signed")
         .or_exit(Exit::Usage)?;
-    let started = Redirector::start_on(inherited, config.redirector.clone(), view, &mut registry).await;
+    let started = Redirector::start_on(inherited, config.redirector_config(), view, &mut registry).await;
     Ok((started.context("the redirector cannot start")?, signing))
 }
 

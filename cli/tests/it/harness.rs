@@ -160,6 +160,21 @@ impl Member {
         text.trim_matches(['[', ']']).split(", ").next().unwrap().parse().unwrap()
     }
 
+    /// Whether it listens under this name.
+    pub(crate) fn has_address(&self, name: &str) -> bool {
+        self.running[name].as_str().is_some_and(|addresses| addresses != "[]")
+    }
+
+    /// Where it answers monitors, as it was logged.
+    pub(crate) fn metrics(&self) -> String {
+        self.running["metrics"].to_string()
+    }
+
+    /// Its control socket.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// Waits until it has ended by itself, and gives its exit code.
     pub(crate) fn ended(mut self) -> i32 {
         self.child.wait().unwrap().code().unwrap_or(-1)

@@ -4,6 +4,7 @@
 
 mod commands;
 mod elsewhere;
+mod handover;
 mod harness;
 mod network;
 mod redirectors;
