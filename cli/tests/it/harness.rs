@@ -165,11 +165,6 @@ impl Member {
         self.running[name].as_str().is_some_and(|addresses| addresses != "[]")
     }
 
-    /// Where it answers monitors, as it was logged.
-    pub(crate) fn metrics(&self) -> String {
-        self.running["metrics"].to_string()
-    }
-
     /// Its control socket.
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
