@@ -30,9 +30,13 @@ pub async fn measure(probe: Probe, who: &str, nonce: u64, timeout: Duration) -> 
     let took = async {
         match probe.method {
             Method::Echo => echo(probe.address, who, nonce).await,
-            Method::Connect => connect(probe.address).await,
+            Method::Connect => connect(SocketAddr::new(probe.address, PORT)).await,
         }
     };
+    judge(timeout, took).await
+}
+
+async fn judge(timeout: Duration, took: impl Future<Output = Result<Duration, Failed>>) -> Outcome {
     match tokio::time::timeout(timeout, took).await {
         Ok(Ok(took)) => Outcome::Took(took),
         Ok(Err(Failed::Unable)) => Outcome::Unable,
@@ -51,9 +55,9 @@ impl From<io::Error> for Failed {
     }
 }
 
-async fn connect(address: IpAddr) -> Result<Duration, Failed> {
+async fn connect(address: SocketAddr) -> Result<Duration, Failed> {
     let started = Instant::now();
-    match TcpStream::connect(SocketAddr::new(address, PORT)).await {
+    match TcpStream::connect(address).await {
         Ok(_closed_at_once) => Ok(started.elapsed()),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(started.elapsed()),
         Err(error) => Err(error.into()),
@@ -130,10 +134,19 @@ mod tests {
 
     #[tokio::test]
     async fn who_does_not_answer_is_silent() {
-        // Reserved (RFC 1112): no route, or no answer.
-        let address = IpAddr::from([240, 0, 0, 1]);
-        let probe = Probe { address, method: Method::Connect };
-        let outcome = measure(probe, "godwit", 1, Duration::from_millis(300)).await;
+        let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        full.listen(0).unwrap();
+        let address = full.local_addr().unwrap();
+        // Nobody accepts: the queue fills up, and then the kernel drops what comes.
+        let waiting = (0..8).map(|_| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let _ = socket.connect(&address);
+            socket
+        });
+        let _waiting: Vec<Socket> = waiting.collect();
+        let outcome = judge(Duration::from_millis(300), connect(address.as_socket().unwrap())).await;
         assert_eq!(outcome, Outcome::Silent);
     }
 }
