@@ -36,7 +36,8 @@ Examples:
   godwit run --data-dir /srv/godwit --config /etc/godwit/godwit.toml --log debug
 
 It logs to standard error and stays in the foreground. SIGTERM and Ctrl-C stop it in order, a second
-one at once. SIGHUP and `godwit reload` read configuration and GeoIP database again; a wrong file changes nothing.")]
+one at once. SIGHUP and `godwit reload` read configuration and GeoIP database again; a wrong file
+changes nothing.")]
 pub(crate) struct Run {
     #[command(flatten)]
     file: FileArguments,
