@@ -26,12 +26,18 @@
 //! A home agent that starts knows no binding. It should draw no traffic before [`Cache::settled_at`],
 //! when all nodes have had time to register.
 
+mod entry;
+mod io;
+
+pub use io::{Binding, Counts, Input, Output, State};
+
 use super::message::{BindingAcknowledgement, BindingUpdate, Status};
 use super::path::{Pace, Path, Step};
-use super::{Anchor, Capabilities, CareOf, HomeAddress, Incarnation, Lifetime, Order, Service};
+use super::{Anchor, CareOf, HomeAddress, Incarnation, Lifetime, Order};
 use crate::key::MemberId;
 use crate::time::Time;
 use crate::tunnel::{Control, Cookie, KeyId, Secret, TunnelKey};
+use entry::{Allowance, Entry, Place, Proof};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -41,11 +47,6 @@ pub const BINDINGS_MAX: usize = 4096;
 
 /// So many packets go to an address that has not proved itself, for each update that was accepted.
 pub const PROOF_TRIES: u8 = 3;
-
-/// A member may send so many updates at once…
-const UPDATES_BURST: u32 = 10;
-/// …and then one in this time: three a second (MAX_UPDATE_RATE; RFC 6275, 12).
-const UPDATES_PAUSE: Duration = Duration::from_millis(333);
 
 /// How long a key is used before another one takes its place.
 const KEY_LIFE: Duration = Duration::from_secs(60);
@@ -57,211 +58,6 @@ const FOLLOW_PAUSE: Duration = Duration::from_secs(1);
 
 /// Acting so much later than asked for means that this process stood still.
 const LATE_MIN: Duration = Duration::from_millis(150);
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Input {
-    /// Who may serve which home addresses from now on, as the authority has it.
-    Allowed(BTreeSet<(HomeAddress, MemberId)>),
-    /// A member said this.
-    Update {
-        /// Who: the stream has proved it.
-        from: MemberId,
-        /// What.
-        update: BindingUpdate,
-    },
-    /// This came through a tunnel.
-    Heard {
-        /// Under which key.
-        key: KeyId,
-        /// From where.
-        from: SocketAddr,
-        /// What; `None` for a packet of a flow.
-        control: Option<Control>,
-    },
-    /// The counter of a key is nearly used up.
-    Worn(KeyId),
-    /// The deadline has passed.
-    Timer,
-}
-
-/// What to do.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Output {
-    /// Accept packets under this key, and seal with it what goes there.
-    Install {
-        /// Whose.
-        anchor: Anchor,
-        /// The key.
-        key: TunnelKey,
-    },
-    /// Accept nothing under this key any more.
-    Retire(KeyId),
-    /// Tell a member.
-    Acknowledge {
-        /// Whom.
-        to: MemberId,
-        /// What.
-        acknowledgement: BindingAcknowledgement,
-    },
-    /// Send this through the tunnel.
-    Send {
-        /// Under which key.
-        key: KeyId,
-        /// Where to.
-        to: SocketAddr,
-        /// What.
-        control: Control,
-    },
-    /// Care-of addresses in use are others than before.
-    Changed,
-}
-
-/// What was counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Updates that took effect.
-    pub accepted: u64,
-    /// Updates that were no later than one before.
-    pub out_of_order: u64,
-    /// Updates for home addresses of which the sender may serve none.
-    pub prohibited: u64,
-    /// Updates said to another life of this home agent.
-    pub other_incarnation: u64,
-    /// Updates refused for want of room.
-    pub full: u64,
-    /// Updates with impossible fields; not answered.
-    pub malformed: u64,
-    /// Updates above the rate; not answered.
-    pub too_often: u64,
-    /// Care-of addresses that proved themselves.
-    pub proved: u64,
-    /// Cookies that came back wrong or unasked.
-    pub wrong_cookies: u64,
-    /// Paths that were lost.
-    pub lost: u64,
-    /// Bindings that ended by their lifetime.
-    pub expired: u64,
-}
-
-/// Where a binding stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// No care-of address has proved itself yet.
-    Unproved,
-    /// It is in use.
-    Up,
-    /// It stopped answering.
-    Lost,
-}
-
-/// A binding, as others see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Binding<'a> {
-    /// Whose, and which.
-    pub anchor: Anchor,
-    /// The home addresses, ascending.
-    pub homes: &'a [HomeAddress],
-    /// Where packets go: a proved address.
-    pub care_of: Option<SocketAddr>,
-    /// The key to seal them with.
-    pub key: KeyId,
-    /// Whether they may go there now.
-    pub state: State,
-    /// Whether new flows are welcome.
-    pub service: Service,
-    /// The lowest that is up is used.
-    pub priority: u8,
-    /// What the node can do there.
-    pub capabilities: Capabilities,
-    /// When it ends unless it is refreshed.
-    pub expires: Time,
-}
-
-#[derive(Debug)]
-struct Entry {
-    asked: Vec<HomeAddress>,
-    homes: Vec<HomeAddress>,
-    care_of: CareOf,
-    capabilities: Capabilities,
-    priority: u8,
-    service: Service,
-    epoch: u32,
-    expires: Time,
-    key: KeyId,
-    key_since: Time,
-    /// The key before, and until when it is accepted.
-    before: Option<(KeyId, Time)>,
-    place: Option<Place>,
-    proof: Option<Proof>,
-    followed: Option<Time>,
-    wake: Time,
-}
-
-/// A care-of address that has proved itself.
-#[derive(Debug)]
-struct Place {
-    address: SocketAddr,
-    path: Path,
-}
-
-/// A care-of address that has not.
-#[derive(Debug)]
-struct Proof {
-    /// Not known before the node's first packet when it does not know it either.
-    address: Option<SocketAddr>,
-    cookie: Cookie,
-    tries: u8,
-}
-
-impl Entry {
-    fn state(&self) -> State {
-        match &self.place {
-            None => State::Unproved,
-            Some(place) if place.path.is_up() => State::Up,
-            Some(_) => State::Lost,
-        }
-    }
-
-    /// What [`Output::Changed`] is about.
-    fn face(&self) -> impl PartialEq + use<> {
-        let address = self.place.as_ref().map(|place| place.address);
-        (
-            self.homes.clone(),
-            address,
-            self.state() == State::Up,
-            self.service == Service::Open,
-            self.priority,
-            self.capabilities.mtu,
-            self.capabilities.direct_return,
-        )
-    }
-
-    fn due(&self) -> Time {
-        let before = self.before.map_or(Time::NEVER, |(_, until)| until);
-        let path = self.place.as_ref().map_or(Time::NEVER, |place| place.path.due());
-        self.expires.min(before).min(path)
-    }
-}
-
-/// How many updates a member may still send.
-#[derive(Debug)]
-struct Allowance {
-    /// When all of them are there again.
-    full_at: Time,
-}
-
-impl Allowance {
-    fn take(&mut self, now: Time) -> bool {
-        let burst = UPDATES_PAUSE * UPDATES_BURST;
-        let after = self.full_at.max(now) + UPDATES_PAUSE;
-        let granted = after <= now + burst;
-        if granted {
-            self.full_at = after;
-        }
-        granted
-    }
-}
 
 /// The machine. See the module for how to call it.
 #[derive(Debug)]
