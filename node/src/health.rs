@@ -17,5 +17,5 @@ mod watch;
 pub use config::{HealthConfig, ServiceConfig};
 pub use godwit_probe::config::{CheckConfig, CheckKind, WhenAllDown};
 pub(crate) use site::SiteProbes;
-pub(crate) use tell::{HealthMetrics, agreed_name, opinion_name};
+pub(crate) use tell::HealthMetrics;
 pub(crate) use watch::{Vantages, watch};

@@ -29,6 +29,18 @@ pub enum Agreed {
     Down,
 }
 
+impl Agreed {
+    /// As it is written in reports and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Agreed::Unknown => "unknown",
+            Agreed::Up => "up",
+            Agreed::Doubted => "doubted",
+            Agreed::Down => "down",
+        }
+    }
+}
+
 /// What a vantage says of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Say {

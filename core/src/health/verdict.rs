@@ -88,6 +88,17 @@ pub enum Opinion {
     Down,
 }
 
+impl Opinion {
+    /// As it is written in reports and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Opinion::Unknown => "unknown",
+            Opinion::Up => "up",
+            Opinion::Down => "down",
+        }
+    }
+}
+
 /// What a vantage tells of one check of one member, in its own signed roster entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {

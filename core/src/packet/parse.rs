@@ -142,6 +142,17 @@ fn parse_v6(bytes: &[u8]) -> Result<Packet, PacketError> {
         let octets: [u8; 16] = bytes[at..at + 16].try_into().expect("sixteen of forty");
         IpAddr::V6(Ipv6Addr::from(octets))
     };
+    let found = |protocol, payload, fragment| Packet {
+        source: ip(8),
+        destination: ip(24),
+        protocol,
+        payload,
+        end,
+        fragment,
+        ports: None,
+        whole_only: true,
+        speaks_of: None,
+    };
     let (mut protocol, mut payload, mut fragment) = (bytes[6], 40, Fragment::Whole);
     for _ in 0..EXTENSIONS_MAX {
         let extension = |len: usize| bytes[..end].get(payload..payload + len).ok_or(PacketError::Length);
@@ -155,35 +166,13 @@ fn parse_v6(bytes: &[u8]) -> Result<Packet, PacketError> {
             }
             // Authentication (RFC 4302, 2.2).
             51 => usize::from(extension(2)?[1]) * 4 + 8,
-            _ => {
-                return Ok(Packet {
-                    source: ip(8),
-                    destination: ip(24),
-                    protocol,
-                    payload,
-                    end,
-                    fragment,
-                    ports: None,
-                    whole_only: true,
-                    speaks_of: None,
-                });
-            }
+            _ => return Ok(found(protocol, payload, fragment)),
         };
         protocol = extension(len)?[0];
         payload += len;
         if fragment == Fragment::Later {
             // What follows is not a header.
-            return Ok(Packet {
-                source: ip(8),
-                destination: ip(24),
-                protocol,
-                payload,
-                end,
-                fragment,
-                ports: None,
-                whole_only: true,
-                speaks_of: None,
-            });
+            return Ok(found(protocol, payload, fragment));
         }
     }
     Err(PacketError::Extensions)

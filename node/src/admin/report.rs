@@ -3,7 +3,6 @@
 use super::api::{self, Error};
 use super::server::{Control, no_site};
 use crate::agreement::groups;
-use crate::health::{agreed_name, opinion_name};
 use crate::metrics::state_name;
 use crate::placement;
 use crate::snapshot::{Known, Snapshot};
@@ -102,7 +101,7 @@ fn check(snapshot: &Snapshot, member: &MemberId, check: &Check) -> api::CheckSta
             .members
             .get(&say.by)
             .map_or_else(|| say.by.short().to_string(), |known| known.certificate.grant().name.to_string()),
-        finds: opinion_name(say.opinion).to_owned(),
+        finds: say.opinion.as_str().to_owned(),
         since_ms: say.since.as_millis(),
         why: say.why.map(|why| why.to_string()),
         latency_ms: say.latency_ms,
@@ -111,7 +110,7 @@ fn check(snapshot: &Snapshot, member: &MemberId, check: &Check) -> api::CheckSta
     let down = says.iter().filter(|say| say.opinion == Opinion::Down).find_map(|say| say.why);
     api::CheckStatus {
         name: check.name.to_string(),
-        state: agreed_name(agreement.map(|agreement| agreement.state).unwrap_or_default()).to_owned(),
+        state: agreement.map(|agreement| agreement.state).unwrap_or_default().as_str().to_owned(),
         decided: agreement.is_some_and(|agreement| agreement.decided),
         why: down.map(|why| why.to_string()),
         sites: check.sites.iter().map(SiteName::to_string).collect(),

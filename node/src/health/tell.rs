@@ -53,25 +53,6 @@ impl Default for HealthMetrics {
     }
 }
 
-/// What was agreed, as it is written.
-pub(crate) fn agreed_name(agreed: Agreed) -> &'static str {
-    match agreed {
-        Agreed::Unknown => "unknown",
-        Agreed::Up => "up",
-        Agreed::Doubted => "doubted",
-        Agreed::Down => "down",
-    }
-}
-
-/// What a vantage finds, as it is written.
-pub(crate) fn opinion_name(opinion: Opinion) -> &'static str {
-    match opinion {
-        Opinion::Unknown => "unknown",
-        Opinion::Up => "up",
-        Opinion::Down => "down",
-    }
-}
-
 impl HealthMetrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
         let help = "Health probes made from here, by how they ended";
@@ -103,7 +84,7 @@ impl HealthMetrics {
     }
 
     pub(super) fn turned(&self, to: Opinion) {
-        self.opinions.get_or_create(&State { state: opinion_name(to) }).inc();
+        self.opinions.get_or_create(&State { state: to.as_str() }).inc();
     }
 
     /// Takes over what was agreed, and logs what has turned.
@@ -111,18 +92,18 @@ impl HealthMetrics {
         let mut counts: BTreeMap<Agreed, i64> = BTreeMap::new();
         snapshot.health.values().for_each(|agreement| *counts.entry(agreement.state).or_default() += 1);
         for state in [Agreed::Unknown, Agreed::Up, Agreed::Doubted, Agreed::Down] {
-            let gauge = self.checks.get_or_create(&State { state: agreed_name(state) });
+            let gauge = self.checks.get_or_create(&State { state: state.as_str() });
             gauge.set(counts.get(&state).copied().unwrap_or(0));
         }
         for (target, from, to) in turned {
-            self.transitions.get_or_create(&State { state: agreed_name(*to) }).inc();
+            self.transitions.get_or_create(&State { state: to.as_str() }).inc();
             let agreement = snapshot.health.get(target);
             let downs =
                 agreement.map_or(0, |a| a.says.iter().filter(|say| say.opinion == Opinion::Down).count());
             let vantages = agreement.map_or(0, |agreement| agreement.says.len());
             let why = agreement.and_then(|agreement| agreement.says.iter().find_map(|say| say.why));
             let why = why.map(|why| why.to_string());
-            let (member, check, from) = (name(snapshot, &target.member), &target.check, agreed_name(*from));
+            let (member, check, from) = (name(snapshot, &target.member), &target.check, from.as_str());
             match to {
                 Agreed::Down => {
                     tracing::warn!(member, %check, from, why, downs, vantages, "a service is down");
@@ -132,7 +113,7 @@ impl HealthMetrics {
                 }
                 // What was not down before is no news.
                 Agreed::Up | Agreed::Unknown if from == "down" || from == "doubted" => {
-                    tracing::info!(member, %check, from, to = agreed_name(*to), "a service is not down any more");
+                    tracing::info!(member, %check, from, to = to.as_str(), "a service is not down any more");
                 }
                 Agreed::Up | Agreed::Unknown => {}
             }

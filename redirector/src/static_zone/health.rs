@@ -123,7 +123,7 @@ impl HealthMetrics {
 
     /// A check has turned.
     pub(crate) fn turned(&self, target: Option<TargetLabels>, to: Opinion) {
-        self.opinions.get_or_create(&State { state: opinion_name(to) }).inc();
+        self.opinions.get_or_create(&State { state: to.as_str() }).inc();
         let Some(target) = target else { return };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         self.up.get_or_create(&target).set(i64::from(to == Opinion::Up));
@@ -144,30 +144,12 @@ impl HealthMetrics {
     pub(crate) fn holds(&self, now: &Held, before: &Held) {
         for state in [Agreed::Unknown, Agreed::Up, Agreed::Doubted, Agreed::Down] {
             let count = now.values().filter(|held| **held == state).count();
-            self.checks.get_or_create(&State { state: agreed_name(state) }).set(count as i64);
+            self.checks.get_or_create(&State { state: state.as_str() }).set(count as i64);
         }
         for (target, state) in now {
             if before.get(target).copied().unwrap_or_default() != *state {
-                self.transitions.get_or_create(&State { state: agreed_name(*state) }).inc();
+                self.transitions.get_or_create(&State { state: state.as_str() }).inc();
             }
         }
-    }
-}
-
-/// What holds, as it is written.
-fn agreed_name(agreed: Agreed) -> &'static str {
-    match agreed {
-        Agreed::Unknown => "unknown",
-        Agreed::Up => "up",
-        Agreed::Doubted => "doubted",
-        Agreed::Down => "down",
-    }
-}
-
-fn opinion_name(opinion: Opinion) -> &'static str {
-    match opinion {
-        Opinion::Unknown => "unknown",
-        Opinion::Up => "up",
-        Opinion::Down => "down",
     }
 }
