@@ -48,9 +48,25 @@ async fn an_address_comes_and_goes_beside_one_that_stays() {
     running.shutdown().await;
 }
 
+/// Starts on a port that the kernel gives to nobody who does not ask for it: a client of some other
+/// test, at another loopback address with the same number, would be in the way of all addresses.
+async fn start_out_of_the_way() -> Running {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let first: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
+    for port in (first / 2..first).rev() {
+        let mut registry = Registry::with_prefix("godwit");
+        let view = view(&shared(&inputs(2)));
+        match Redirector::start(listening(vec![loopback(1, port)]), view, &mut registry).await {
+            Err(StartError::InUse(_)) => {}
+            started => return started.unwrap(),
+        }
+    }
+    panic!("every port is in use");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_addresses_and_one_of_them_take_turns() {
-    let mut running = start(vec![loopback(1, 0)]).await;
+    let mut running = start_out_of_the_way().await;
     let one = running.addresses()[0];
     let all: SocketAddr = (Ipv4Addr::UNSPECIFIED, one.port()).into();
     let load = Load::start(one);
