@@ -84,6 +84,19 @@ pub enum Message {
     },
 }
 
+impl Message {
+    /// How many flows it names.
+    pub fn flow_count(&self) -> usize {
+        match self {
+            Message::Prepare { flows, .. }
+            | Message::Prepared { flows, .. }
+            | Message::Taken { flows, .. } => flows.len(),
+            Message::Transfer { states, .. } => states.len(),
+            Message::Cancel { .. } => 0,
+        }
+    }
+}
+
 /// Why a connection stays where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

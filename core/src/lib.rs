@@ -28,6 +28,7 @@ pub mod health;
 pub mod history;
 pub mod key;
 pub mod member;
+pub mod mobility;
 pub mod name;
 pub mod observation;
 pub mod packet;

@@ -66,6 +66,8 @@ pub(crate) struct Driver {
     pub(crate) key: SecretKey,
     pub(crate) overlay: Overlay,
     pub(crate) events: mpsc::Receiver<Event>,
+    /// Told who is connected: whoever moves connections.
+    pub(crate) connected: mpsc::Sender<MemberId>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) sponsors: mpsc::Receiver<SponsorRequest>,
     pub(crate) records: Records,
@@ -180,6 +182,8 @@ impl Running {
                 let name = &certificate.grant().name;
                 tracing::info!(peer = peer.short(), %name, %transport, "connected");
                 self.feed(Input::PeerUp { peer });
+                // When nobody reads, or too slowly: they ask again by themselves.
+                let _ = self.driver.connected.try_send(peer);
             }
             Event::PeerDown { peer } => {
                 tracing::info!(peer = peer.short(), "disconnected");

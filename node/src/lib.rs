@@ -22,6 +22,7 @@
 //! - `resolvers`: resolvers are measured, where operators agreed; `agreement`: whether redirectors decide
 //!   by the same settings.
 //! - `generation`: the map, computed anew after each change.
+//! - [`moves`]: messages about home addresses, for whoever moves connections.
 //! - [`health`]: others' services are checked, and how one's own are to be is told.
 //! - `http`, over `content`: clients are served; what is not here is pulled.
 //! - [`admin`]: the operator's endpoint and its client.
@@ -52,6 +53,7 @@ mod held;
 mod http;
 mod mark;
 mod metrics;
+pub mod moves;
 mod placement;
 mod quiet;
 mod receiving;

@@ -22,6 +22,7 @@ use crate::datadir::{DataDir, Identity, Lock};
 use crate::driver::Command;
 use crate::http::Door;
 use crate::metrics::SharedRegistry;
+use crate::moves::{Moves, Tell};
 use crate::resolvers::ResolverMetrics;
 use crate::snapshot::Snapshot;
 use godwit_core::agreement::Setting;
@@ -93,6 +94,7 @@ pub struct Runtime {
     door: Arc<Door>,
     clients: TaskTracker,
     tasks: TaskTracker,
+    moves: Mutex<Option<Moves>>,
     store: Store,
     _lock: Lock,
 }
@@ -193,6 +195,16 @@ impl Runtime {
     /// The values for certificate authorities that the network knows of, as they change.
     pub fn challenges(&self) -> Challenges {
         Challenges { snapshots: self.snapshots.clone(), known: None }
+    }
+
+    /// What members say about home addresses; only the first call gets it.
+    pub fn moves(&self) -> Option<Moves> {
+        self.moves.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Says something about home addresses to other members.
+    pub fn tell(&self) -> Tell {
+        Tell(self.overlay.clone())
     }
 
     /// Waits until this member learns that it was revoked; for ever if it was not. What it says

@@ -1,6 +1,6 @@
 //! What an overlay is started with, and its bounds.
 
-use crate::event::TransportKind;
+use crate::event::{Said, TransportKind};
 use crate::transfer::Holder;
 use godwit_core::admission::{Admission, Refusal};
 use godwit_core::certificate::{MemberCertificate, Redemption};
@@ -35,6 +35,9 @@ pub struct Config {
     pub sponsor: Option<mpsc::Sender<SponsorRequest>>,
     /// What peers may fetch from here; without it transfer streams are refused.
     pub holder: Option<Arc<dyn Holder>>,
+    /// Where messages about moving connections go; without it they are not read. Reading slowly slows
+    /// the peers down.
+    pub moves: Option<mpsc::Sender<Said>>,
     /// The clock.
     pub clock: Clock,
     /// The bounds.
@@ -53,6 +56,7 @@ impl Config {
             admission: Admission::default(),
             sponsor: None,
             holder: None,
+            moves: None,
             clock,
             limits: Limits::default(),
         }

@@ -9,9 +9,9 @@
 //! since of everything that strangers cause only a bounded number is kept.
 
 use crate::address::connection_address;
-use crate::event::{Event, OpenError, TransportKind};
+use crate::event::{Event, OpenError, Said, TransportKind};
 use crate::identity;
-use crate::link::{self, Link};
+use crate::link::{self, Link, Reader};
 use crate::peers::{Peer, best_of};
 use crate::quic::Sockets;
 use crate::shared::{Shared, Verdict};
@@ -69,6 +69,7 @@ pub(crate) struct Driver {
     pub(crate) swarm: Swarm<Behaviour>,
     sockets: Sockets,
     holder: Option<Arc<dyn Holder>>,
+    moves: Option<mpsc::Sender<Said>>,
     serving: Arc<Semaphore>,
     transfers: JoinSet<()>,
     pub(crate) peers: BTreeMap<MemberId, Peer>,
@@ -86,13 +87,14 @@ impl Driver {
         shared: Arc<Shared>,
         swarm: Swarm<Behaviour>,
         sockets: Sockets,
-        holder: Option<Arc<dyn Holder>>,
+        (holder, moves): (Option<Arc<dyn Holder>>, Option<mpsc::Sender<Said>>),
         (commands, events): (mpsc::WeakSender<Command>, mpsc::Sender<Event>),
     ) -> Driver {
         Driver {
             serving: Arc::new(Semaphore::new(shared.limits.served_streams)),
             transfers: JoinSet::new(),
             holder,
+            moves,
             shared,
             swarm,
             sockets,
@@ -226,17 +228,20 @@ impl Driver {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         let Some(connection) = known.connections.iter_mut().find(|c| c.id == connection) else { return };
         let stream = Stream::new(peer, stream, Some(permit));
-        match protocol {
-            Protocol::Messages => {
-                let reader = link::read_messages(known.link.clone(), stream, self.events.clone());
-                connection.readers.retain(|reader| !reader.is_finished());
-                connection.readers.push(tokio::spawn(reader).abort_handle());
-            }
+        let reader = match protocol {
+            Protocol::Messages => Some(Reader::Messages(self.events.clone())),
+            Protocol::Mobility => self.moves.clone().map(Reader::Mobility),
             Protocol::Transfer => {
                 if let Some(holder) = self.holder.clone() {
                     self.transfers.spawn(serve(stream, holder, self.serving.clone()));
                 }
+                return;
             }
+        };
+        if let Some(reader) = reader {
+            let reader = link::read_messages(known.link.clone(), stream, reader);
+            connection.readers.retain(|reader| !reader.is_finished());
+            connection.readers.push(tokio::spawn(reader).abort_handle());
         }
     }
 

@@ -64,6 +64,15 @@ pub enum Event {
     },
 }
 
+/// A peer sent this with its [`crate::Overlay::send_mobility`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Who.
+    pub from: MemberId,
+    /// What.
+    pub bytes: Bytes,
+}
+
 /// Who dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {

@@ -56,7 +56,9 @@ pub mod transfer;
 mod transports;
 
 pub use config::{Clock, Config, Limits, Paths, SponsorRequest};
-pub use event::{Counters, Direction, Event, OpenError, PeerInfo, SendError, StartError, TransportKind};
+pub use event::{
+    Counters, Direction, Event, OpenError, PeerInfo, Said, SendError, StartError, TransportKind,
+};
 pub use join::{JoinError, join};
 pub use overlay::{Overlay, start};
 pub use stream::Stream;

@@ -1,13 +1,15 @@
 //! Messages with one peer: a bounded queue out, frames in.
 //!
-//! A link lives from `PeerUp` to `PeerDown`. Its writer opens one long-lived stream to the peer on
-//! the first message, and a new one on the then best connection when that breaks; the queue stays. A frame
+//! A link lives from `PeerUp` to `PeerDown` and has two lanes, each with a queue, a writer and a stream
+//! of its own: what moves connections does not wait behind what is told of members. A writer opens one
+//! long-lived stream to the peer on the first message, and a new one on the then best connection when
+//! that breaks; the queue stays. A frame
 //! is its length (4 bytes, little-endian, at most [`MESSAGE_LEN_MAX`]) and its bytes. Frames that wait
 //! together leave together. Whoever reads slowly fills the flow-control window, then this queue, and
 //! then [`SendError::Full`] is the sender's to handle; nobody else waits.
 
 use crate::driver::Command;
-use crate::event::{Event, PeerInfo, SendError, TransportKind};
+use crate::event::{Event, PeerInfo, Said, SendError, TransportKind};
 use crate::shared::{Admitted, Counts, Shared, lock};
 use crate::stream::Stream;
 use crate::streams::Protocol;
@@ -58,11 +60,23 @@ impl Links {
 pub(crate) struct Link {
     counters: Arc<Counts>,
     queue_bytes_max: usize,
-    queue: mpsc::Sender<Bytes>,
-    queued_bytes: AtomicUsize,
+    lanes: [Lane; 2],
     best: Mutex<Best>,
     /// Whether the owner has been told `PeerUp`; messages wait for that.
     announced: watch::Sender<bool>,
+}
+
+/// Messages of one protocol to one peer.
+struct Lane {
+    protocol: Protocol,
+    queue: mpsc::Sender<Bytes>,
+    queued_bytes: AtomicUsize,
+}
+
+/// What a lane's writer takes its messages from.
+pub(crate) struct Queue {
+    lane: usize,
+    receiver: mpsc::Receiver<Bytes>,
 }
 
 /// The connection that messages go over.
@@ -75,8 +89,13 @@ struct Best {
 
 impl Link {
     /// A link and what [`write_messages`] sends from.
-    pub(crate) fn new(shared: &Shared, admitted: &Admitted) -> (Arc<Link>, mpsc::Receiver<Bytes>) {
-        let (queue, receiver) = mpsc::channel(shared.limits.queue_messages);
+    pub(crate) fn new(shared: &Shared, admitted: &Admitted) -> (Arc<Link>, [Queue; 2]) {
+        let lane = |lane, protocol| {
+            let (queue, receiver) = mpsc::channel(shared.limits.queue_messages);
+            (Lane { protocol, queue, queued_bytes: AtomicUsize::new(0) }, Queue { lane, receiver })
+        };
+        let (messages, said) = lane(0, Protocol::Messages);
+        let (mobility, moved) = lane(1, Protocol::Mobility);
         let best = Mutex::new(Best {
             address: admitted.address,
             transport: admitted.transport,
@@ -87,27 +106,29 @@ impl Link {
         let link = Link {
             counters: shared.counters.clone(),
             queue_bytes_max: shared.limits.queue_bytes,
-            queue,
-            queued_bytes: AtomicUsize::new(0),
+            lanes: [messages, mobility],
             best,
             announced,
         };
-        (Arc::new(link), receiver)
+        (Arc::new(link), [said, moved])
     }
 
-    pub(crate) fn enqueue(&self, bytes: Bytes) -> Result<(), SendError> {
+    /// Queues a message of this protocol.
+    pub(crate) fn enqueue(&self, protocol: Protocol, bytes: Bytes) -> Result<(), SendError> {
+        let lane = self.lanes.iter().find(|lane| lane.protocol == protocol);
+        let Some(lane) = lane else { return Err(SendError::NotConnected) };
         let len = bytes.len();
-        let waiting = self.queued_bytes.fetch_add(len, Ordering::AcqRel);
+        let waiting = lane.queued_bytes.fetch_add(len, Ordering::AcqRel);
         let full = waiting > 0 && waiting + len > self.queue_bytes_max;
         let result = match full {
             true => Err(SendError::Full),
-            false => self.queue.try_send(bytes).map_err(|error| match error {
+            false => lane.queue.try_send(bytes).map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => SendError::Full,
                 mpsc::error::TrySendError::Closed(_) => SendError::NotConnected,
             }),
         };
         if let Err(error) = result {
-            self.queued_bytes.fetch_sub(len, Ordering::AcqRel);
+            lane.queued_bytes.fetch_sub(len, Ordering::AcqRel);
             if error == SendError::Full {
                 self.counters.messages_dropped.fetch_add(1, Ordering::Relaxed);
             }
@@ -151,13 +172,13 @@ impl Link {
 pub(crate) async fn write_messages(
     peer: MemberId,
     link: Arc<Link>,
-    mut queue: mpsc::Receiver<Bytes>,
+    mut queue: Queue,
     commands: mpsc::WeakSender<Command>,
 ) {
     let mut batch = BytesMut::new();
-    while let Some(first) = queue.recv().await {
-        put_frame(&link, &mut batch, &first);
-        let Some(mut stream) = open(peer, &commands).await else { return };
+    while let Some(first) = queue.receiver.recv().await {
+        put_frame(&link, &queue, &mut batch, &first);
+        let Some(mut stream) = open(peer, link.lanes[queue.lane].protocol, &commands).await else { return };
         if let Err(error) = pump(&link, &mut stream, &mut queue, &mut batch).await {
             tracing::debug!(?peer, %error, "a message stream broke");
         }
@@ -166,10 +187,10 @@ pub(crate) async fn write_messages(
 }
 
 /// `None` when the overlay has stopped.
-async fn open(peer: MemberId, commands: &mpsc::WeakSender<Command>) -> Option<Stream> {
+async fn open(peer: MemberId, protocol: Protocol, commands: &mpsc::WeakSender<Command>) -> Option<Stream> {
     loop {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Open { peer, protocol: Protocol::Messages, reply };
+        let command = Command::Open { peer, protocol, reply };
         commands.upgrade()?.send(command).await.ok()?;
         match answer.await {
             Ok(Ok(stream)) => return Some(Stream::new(peer, stream, None)),
@@ -181,35 +202,43 @@ async fn open(peer: MemberId, commands: &mpsc::WeakSender<Command>) -> Option<St
 async fn pump(
     link: &Link,
     stream: &mut (impl AsyncWrite + Unpin),
-    queue: &mut mpsc::Receiver<Bytes>,
+    queue: &mut Queue,
     batch: &mut BytesMut,
 ) -> io::Result<()> {
     loop {
         while batch.len() < BATCH_LEN {
-            match queue.try_recv() {
-                Ok(bytes) => put_frame(link, batch, &bytes),
+            match queue.receiver.try_recv() {
+                Ok(bytes) => put_frame(link, queue, batch, &bytes),
                 Err(_) => break,
             }
         }
         stream.write_all_buf(batch).await?;
         stream.flush().await?;
-        match queue.recv().await {
-            Some(bytes) => put_frame(link, batch, &bytes),
+        match queue.receiver.recv().await {
+            Some(bytes) => put_frame(link, queue, batch, &bytes),
             None => return stream.shutdown().await,
         }
     }
 }
 
-fn put_frame(link: &Link, batch: &mut BytesMut, bytes: &Bytes) {
-    link.queued_bytes.fetch_sub(bytes.len(), Ordering::AcqRel);
+fn put_frame(link: &Link, queue: &Queue, batch: &mut BytesMut, bytes: &Bytes) {
+    link.lanes[queue.lane].queued_bytes.fetch_sub(bytes.len(), Ordering::AcqRel);
     link.counters.messages_sent.fetch_add(1, Ordering::Relaxed);
     batch.put_u32_le(bytes.len() as u32);
     batch.put_slice(bytes);
 }
 
+/// Who reads the messages of a stream.
+pub(crate) enum Reader {
+    /// The overlay's owner.
+    Messages(mpsc::Sender<Event>),
+    /// Whoever moves connections.
+    Mobility(mpsc::Sender<Said>),
+}
+
 /// Hands the peer's messages to the owner until the stream ends. Not reading on is how a busy owner
 /// slows the peer down.
-pub(crate) async fn read_messages(link: Arc<Link>, stream: Stream, events: mpsc::Sender<Event>) {
+pub(crate) async fn read_messages(link: Arc<Link>, stream: Stream, owner: Reader) {
     let from = stream.peer();
     let mut announced = link.announced.subscribe();
     if announced.wait_for(|announced| *announced).await.is_err() {
@@ -218,7 +247,11 @@ pub(crate) async fn read_messages(link: Arc<Link>, stream: Stream, events: mpsc:
     let mut reader = tokio::io::BufReader::with_capacity(BATCH_LEN, stream);
     while let Ok(Some(bytes)) = read_frame(&mut reader).await {
         link.counters.messages_received.fetch_add(1, Ordering::Relaxed);
-        if events.send(Event::Message { from, bytes }).await.is_err() {
+        let told = match &owner {
+            Reader::Messages(events) => events.send(Event::Message { from, bytes }).await.is_ok(),
+            Reader::Mobility(moves) => moves.send(Said { from, bytes }).await.is_ok(),
+        };
+        if !told {
             return;
         }
     }

@@ -65,10 +65,21 @@ impl Overlay {
     /// Queues a message to a connected peer. Messages to one peer arrive in order; those queued or
     /// on their way when a connection ends may be lost.
     pub fn send(&self, to: MemberId, bytes: Bytes) -> Result<(), SendError> {
+        self.queue(Protocol::Messages, to, bytes)
+    }
+
+    /// Queues a message about moving connections. They have a queue and a stream of their own, so that
+    /// they do not wait behind other messages; otherwise as [`Overlay::send`]. The peer reads them at
+    /// its [`Config::moves`].
+    pub fn send_mobility(&self, to: MemberId, bytes: Bytes) -> Result<(), SendError> {
+        self.queue(Protocol::Mobility, to, bytes)
+    }
+
+    fn queue(&self, protocol: Protocol, to: MemberId, bytes: Bytes) -> Result<(), SendError> {
         if bytes.len() > MESSAGE_LEN_MAX {
             return Err(SendError::TooLong(bytes.len()));
         }
-        self.shared.links.get(&to).ok_or(SendError::NotConnected)?.enqueue(bytes)
+        self.shared.links.get(&to).ok_or(SendError::NotConnected)?.enqueue(protocol, bytes)
     }
 
     /// Closes all connections with a peer at once. It may dial again.

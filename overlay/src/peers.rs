@@ -24,7 +24,7 @@ pub(crate) struct Peer {
     /// Oldest first; never empty.
     pub(crate) connections: Vec<Connection>,
     pub(crate) link: Arc<Link>,
-    pub(crate) writer: AbortHandle,
+    pub(crate) writers: [AbortHandle; 2],
 }
 
 pub(crate) struct Connection {
@@ -71,8 +71,11 @@ impl Driver {
 
     fn add_peer(&mut self, peer: MemberId, name: PeerId, connection: Connection) {
         let admitted = connection.admitted.clone();
-        let (link, queue) = Link::new(&self.shared, &admitted);
-        let writer = tokio::spawn(link::write_messages(peer, link.clone(), queue, self.commands.clone()));
+        let (link, queues) = Link::new(&self.shared, &admitted);
+        let writers = queues.map(|queue| {
+            let writer = link::write_messages(peer, link.clone(), queue, self.commands.clone());
+            tokio::spawn(writer).abort_handle()
+        });
         self.shared.links.insert(peer, link.clone());
         self.shared.set_epoch(peer, Some(admitted.epoch));
         let event = Event::PeerUp {
@@ -83,7 +86,7 @@ impl Driver {
         };
         self.outbox.push_back((event, Some(link.clone())));
         let connections = vec![connection];
-        let known = Peer { name, epoch: admitted.epoch, connections, link, writer: writer.abort_handle() };
+        let known = Peer { name, epoch: admitted.epoch, connections, link, writers };
         self.peers.insert(peer, known);
     }
 
@@ -100,7 +103,7 @@ impl Driver {
         if !known.connections.is_empty() {
             return refresh_best(known);
         }
-        known.writer.abort();
+        known.writers.iter().for_each(AbortHandle::abort);
         self.peers.remove(&peer);
         self.shared.links.remove(&peer);
         self.shared.set_epoch(peer, None);

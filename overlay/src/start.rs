@@ -71,7 +71,8 @@ pub(crate) fn start(
     let transport = Paths::new(transports, shared.clone(), pending).boxed();
     let mut swarm = Swarm::new(transport, behaviour, keypair.public().to_peer_id(), swarm_config);
     let addresses = listen(&mut swarm, &sockets, &config)?;
-    let driver = Driver::new(shared.clone(), swarm, sockets, config.holder, (weak_commands, events));
+    let serves = (config.holder, config.moves);
+    let driver = Driver::new(shared.clone(), swarm, sockets, serves, (weak_commands, events));
     tokio::spawn(driver.run(commands, verdicts));
     Ok(Started { shared, addresses })
 }

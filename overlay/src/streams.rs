@@ -28,18 +28,21 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 pub(crate) enum Protocol {
     /// Length-prefixed messages, one way.
     Messages,
+    /// The same, for what must not wait behind those.
+    Mobility,
     /// [`crate::transfer`].
     Transfer,
 }
 
 impl Protocol {
-    pub(crate) const ALL: [Protocol; 2] = [Protocol::Messages, Protocol::Transfer];
+    pub(crate) const ALL: [Protocol; 3] = [Protocol::Messages, Protocol::Mobility, Protocol::Transfer];
 }
 
 impl AsRef<str> for Protocol {
     fn as_ref(&self) -> &str {
         match self {
             Protocol::Messages => "/godwit/messages/1",
+            Protocol::Mobility => "/godwit/mobility/1",
             Protocol::Transfer => "/godwit/transfer/1",
         }
     }

@@ -18,6 +18,7 @@ use crate::health::{self, SiteProbes, Vantages};
 use crate::held::Held;
 use crate::http::{self, Asked, Door, Rtts, Server, Sites};
 use crate::metrics::Metrics;
+use crate::moves::Moves;
 use crate::receiving::Receiving;
 use crate::recent::Recent;
 use crate::records::Records;
@@ -42,6 +43,9 @@ const COMMANDS_MAX: usize = 1024;
 
 /// Join requests waiting for it.
 const SPONSORS_MAX: usize = 16;
+
+/// Messages about moving connections that wait for whoever moves them; then peers wait.
+const MOVES_MAX: usize = 256;
 
 /// Uploads at once, each with some megabytes, and a whole object of up to 64 MiB, in memory.
 const UPLOADS_MAX: usize = 8;
@@ -77,6 +81,8 @@ impl Runtime {
         .await?;
         let admission = first_admission(&identity.certificate, &persisted);
         let (sponsor, sponsors) = mpsc::channel(SPONSORS_MAX);
+        let (moves, said) = mpsc::channel(MOVES_MAX);
+        let (connected, peers) = mpsc::channel(MOVES_MAX);
         let (overlay, events) = godwit_overlay::start(godwit_overlay::Config {
             key: identity.key.clone(),
             certificate: identity.certificate.clone(),
@@ -85,6 +91,7 @@ impl Runtime {
             admission: admission.clone(),
             sponsor: Some(sponsor),
             holder: Some(Arc::new(StoreHolder { store: store.clone() })),
+            moves: Some(moves),
             clock: Arc::new(clock::now),
             limits: Limits::default(),
             paths: Paths::default(),
@@ -156,6 +163,7 @@ impl Runtime {
             key: identity.key.clone(),
             overlay: overlay.clone(),
             events,
+            connected,
             commands: orders,
             sponsors,
             records,
@@ -322,6 +330,7 @@ impl Runtime {
             door,
             clients,
             tasks,
+            moves: Mutex::new(Some(Moves { said, connected: peers })),
             store,
             _lock: lock,
         })

@@ -1,9 +1,9 @@
 //! Messages between admitted members.
 
-use crate::support::{Member, Network, connect, connected, id};
+use crate::support::{GENEROUS, Member, Network, connect, connected, id};
 use bytes::Bytes;
 use godwit_core::wire::MESSAGE_LEN_MAX;
-use godwit_overlay::{Event, Paths, SendError, TransportKind};
+use godwit_overlay::{Config, Event, Paths, Said, SendError, TransportKind};
 use std::time::Duration;
 
 async fn talk(a: &mut Member, b: &mut Member) {
@@ -201,4 +201,31 @@ async fn dropping_the_last_handle_stops_it() {
     let id = b.id;
     drop(b);
     a.wait_down(id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_moves_connections_does_not_wait_behind_messages() {
+    let network = Network::new(9);
+    let (moves, mut said) = tokio::sync::mpsc::channel(16);
+    let mut a = network.start(1, Paths::Both).await;
+    let mut b = Member::start(Config { moves: Some(moves), ..network.config(2, Paths::Both) }).await;
+    connect(&mut a, &mut b).await;
+    // Nobody reads b's events: messages fill the stream, then the queue.
+    let long = Bytes::from(vec![7; MESSAGE_LEN_MAX]);
+    tokio::time::timeout(GENEROUS, async {
+        while a.overlay.send(b.id, long.clone()) != Err(SendError::Full) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    for number in 0..100_u8 {
+        a.overlay.send_mobility(b.id, vec![number].into()).unwrap();
+        let heard = tokio::time::timeout(GENEROUS, said.recv()).await.unwrap().unwrap();
+        assert_eq!(heard, Said { from: a.id, bytes: vec![number].into() });
+    }
+    // Who does not move connections does not read them, and nobody is hurt.
+    b.overlay.send_mobility(a.id, "nobody listens".into()).unwrap();
+    b.overlay.send(a.id, "hello".into()).unwrap();
+    assert_eq!(a.wait_message(b.id).await, "hello");
 }
