@@ -8,6 +8,7 @@
 //! | machine | at | what it decides |
 //! |---|---|---|
 //! | [`registration::Registration`] | a node | which binding updates to send to whom, and when again |
+//! | [`returns::Returns`] | a node | whether replies may leave directly, or go back through the tunnel |
 //! | [`cache::Cache`] | a home agent | which updates to believe, which care-of addresses are proved and alive |
 //!
 //! Both speak over the members' authenticated streams ([`message`]); what they prove and watch is
@@ -29,6 +30,7 @@ pub mod cache;
 pub mod message;
 mod path;
 pub mod registration;
+pub mod returns;
 #[cfg(test)]
 mod tests;
 

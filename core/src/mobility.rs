@@ -6,7 +6,7 @@
 //! here copes with that.
 
 use crate::binding::CareOf;
-use crate::binding::message::{BindingAcknowledgement, BindingUpdate, UpdateError};
+use crate::binding::message::{BindingAcknowledgement, BindingUpdate, TUNNELS_MAX, UpdateError};
 use crate::flow::FlowKey;
 use crate::flow::table::{FLOWS_PER_UPDATE_MAX, FlowUpdate, Refusal};
 use crate::handoff;
@@ -87,6 +87,9 @@ impl Message {
             Message::Update(update) => {
                 update.check()?;
                 return Ok(());
+            }
+            Message::Acknowledgement(answer) if answer.tunnels.len() > TUNNELS_MAX => {
+                (answer.tunnels.len(), TUNNELS_MAX)
             }
             Message::Acknowledgement(answer) => (answer.refused.len(), crate::binding::HOMES_MAX),
             Message::Flows(update) => (update.flows.len(), FLOWS_PER_UPDATE_MAX),

@@ -31,7 +31,7 @@ mod io;
 
 pub use io::{Binding, Counts, Input, Output, State};
 
-use super::message::{BindingAcknowledgement, BindingUpdate, Status};
+use super::message::{BindingAcknowledgement, BindingUpdate, Status, TUNNELS_MAX};
 use super::path::{Pace, Path, Step};
 use super::{Anchor, CareOf, HomeAddress, Incarnation, Lifetime, Order};
 use crate::key::MemberId;
@@ -66,6 +66,8 @@ pub struct Cache {
     incarnation: Incarnation,
     pace: Pace,
     settled_at: Time,
+    /// Where it receives what nodes send.
+    tunnels: Vec<SocketAddr>,
     allowed: BTreeSet<(HomeAddress, MemberId)>,
     entries: BTreeMap<Anchor, Entry>,
     /// The highest order accepted, of bindings that ended too.
@@ -90,6 +92,7 @@ impl Cache {
             incarnation,
             pace,
             settled_at: now + Lifetime::DEFAULT.duration(),
+            tunnels: Vec::new(),
             allowed: BTreeSet::new(),
             entries: BTreeMap::new(),
             floors: BTreeMap::new(),
@@ -101,6 +104,13 @@ impl Cache {
             counts: Counts::default(),
             outputs: VecDeque::new(),
         }
+    }
+
+    /// Nodes are told from now on that packets through the tunnel are received there, best first; of more
+    /// than [`TUNNELS_MAX`] the first.
+    pub fn receive_at(&mut self, mut tunnels: Vec<SocketAddr>) {
+        tunnels.truncate(TUNNELS_MAX);
+        self.tunnels = tunnels;
     }
 
     /// Takes note of what happened.
@@ -202,6 +212,7 @@ impl Cache {
             lifetime: Lifetime::NONE,
             refused: Vec::new(),
             key: None,
+            tunnels: self.tunnels.clone(),
         };
         if status == Status::Accepted {
             self.floors.insert(anchor, order);
@@ -357,8 +368,9 @@ impl Cache {
                     cache.follow(now, anchor, entry, from);
                 }
                 None => cache.follow(now, anchor, entry, from),
+                Some(Control::Direct(number)) => cache.came_directly(entry, from, number),
                 // Said by home agents only.
-                Some(Control::Cookie(_) | Control::Probe(_)) => {}
+                Some(Control::Cookie(_) | Control::Probe(_) | Control::Seen { .. }) => {}
             }
         });
     }
@@ -383,6 +395,14 @@ impl Cache {
         };
         self.counts.proved += 1;
         entry.place = Some(Place { address, path: Path::new(now, &self.pace) });
+    }
+
+    /// A node speaks from a home address that it serves: it is told, where it is proved to receive.
+    fn came_directly(&mut self, entry: &Entry, from: SocketAddr, number: u32) {
+        let home = HomeAddress(from.ip().to_canonical());
+        let Some(place) = entry.place.as_ref().filter(|_| entry.homes.contains(&home)) else { return };
+        let control = Control::Seen { home, number };
+        self.outputs.push_back(Output::Send { key: entry.key, to: place.address, control });
     }
 
     /// A node behind a translator speaks from elsewhere: its mapping may have changed.

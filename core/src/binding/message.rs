@@ -15,6 +15,9 @@ use std::net::{IpAddr, SocketAddr};
 /// about 1,300.
 pub const MESSAGE_LEN_MAX: usize = 2048;
 
+/// A home agent receives at so many addresses: two families, twice.
+pub const TUNNELS_MAX: usize = 4;
+
 /// A node tells a home agent where it serves home addresses (RFC 6275, 6.1.7).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BindingUpdate {
@@ -131,6 +134,8 @@ pub struct BindingAcknowledgement {
     pub refused: Vec<HomeAddress>,
     /// What the tunnel is sealed with; not when the binding ended or was refused.
     pub key: Option<TunnelKey>,
+    /// Where the home agent receives what comes through the tunnel, best first, at most [`TUNNELS_MAX`].
+    pub tunnels: Vec<SocketAddr>,
 }
 
 /// What became of an update. The numbers are those of RFC 6275, 6.1.8, where it has one.
@@ -232,6 +237,7 @@ mod tests {
                 &Anchor { member: MemberId::from_bytes([255; 32]), id: BindingId(7) },
                 u32::MAX,
             )),
+            tunnels: vec!["[2001:db8::1]:65535".parse().unwrap(); TUNNELS_MAX],
         };
         assert!(wire::encode(&acknowledgement).len() <= MESSAGE_LEN_MAX);
     }

@@ -62,6 +62,11 @@ impl Path {
         Path { up: true, number: 0, sent: None, answered: 0, streak: 0, next: now + pace.interval }
     }
 
+    /// One of which nothing is known: lost until it answers.
+    pub(super) fn unproved(now: Time) -> Path {
+        Path { up: false, number: 0, sent: None, answered: 0, streak: 0, next: now }
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.up
     }

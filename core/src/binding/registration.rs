@@ -324,7 +324,8 @@ impl Registration {
     }
 
     fn acknowledged(&mut self, now: Time, from: MemberId, acknowledgement: BindingAcknowledgement) {
-        let BindingAcknowledgement { id, incarnation, order, status, lifetime, refused, key } =
+        // Where it receives, the tunnel knows.
+        let BindingAcknowledgement { id, incarnation, order, status, lifetime, refused, key, tunnels: _ } =
             acknowledgement;
         let mut again = None;
         let Some(side) = self.sides.get_mut(&(from, id)) else { return };
@@ -426,7 +427,9 @@ impl Registration {
                 Control::Alive(number)
             }
             // Said by nodes only.
-            Control::Hello | Control::Echo(_) | Control::Alive(_) => return,
+            Control::Hello | Control::Echo(_) | Control::Alive(_) | Control::Direct(_) => return,
+            // The shell's: `Returns` is told.
+            Control::Seen { .. } => return,
         };
         self.outputs.push_back(Output::Send { to, id, key, control: answer });
     }

@@ -428,6 +428,26 @@ fn behind_a_translator_the_mapping_is_learned_and_followed() {
 }
 
 #[test]
+fn what_comes_from_a_home_address_directly_is_told_where_the_node_is() {
+    let mut world = World::new(1);
+    world.until(Some(address(1)), 2000);
+    let key = *world.agent_keys.keys().next().unwrap();
+    let mut told = |from: &str| {
+        let heard =
+            cache::Input::Heard { key, from: from.parse().unwrap(), control: Some(Control::Direct(7)) };
+        world.cache.handle(world.time(), heard);
+        std::iter::from_fn(|| world.cache.poll_output()).collect::<Vec<_>>()
+    };
+    let seen =
+        cache::Output::Send { key, to: address(1), control: Control::Seen { home: home(), number: 7 } };
+    assert_eq!(told("192.0.2.1:40000"), [seen.clone()]);
+    assert_eq!(told("[::ffff:192.0.2.1]:40000"), [seen]);
+    // A translator has put another address in its place, or it is somebody else's.
+    assert_eq!(told("198.51.100.1:4191"), []);
+    assert_eq!(told("192.0.2.2:40000"), []);
+}
+
+#[test]
 fn ten_thousand_bad_updates_are_refused() {
     let mut world = World::new(12);
     world.until(Some(address(1)), 2_000);

@@ -1,7 +1,7 @@
 //! What goes through a tunnel beside packets, sealed as they are.
 
 use super::key::{Secret, hash};
-use crate::binding::Anchor;
+use crate::binding::{Anchor, HomeAddress};
 use serde::{Deserialize, Serialize};
 
 /// What is sent to a care-of address to see whether its owner receives there.
@@ -32,4 +32,14 @@ pub enum Control {
     Probe(u32),
     /// Yes.
     Alive(u32),
+    /// A node says this from a home address and *outside* of the tunnel, though sealed as ever: did it
+    /// come?
+    Direct(u32),
+    /// It did: packets from this address leave the node's network.
+    Seen {
+        /// Where it came from.
+        home: HomeAddress,
+        /// Its number.
+        number: u32,
+    },
 }
