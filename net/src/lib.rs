@@ -15,5 +15,6 @@ pub mod poll;
 pub mod port;
 pub mod process;
 mod ring;
+pub mod sockets;
 pub mod tcp;
 pub mod udp;

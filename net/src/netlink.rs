@@ -1,4 +1,5 @@
-//! As much of rtnetlink as it takes to join a host to a network: interfaces, addresses, routes.
+//! As much of rtnetlink as it takes to join a host to a network: interfaces, addresses, routes, and rules
+//! by which packets of some addresses have routes of their own.
 //!
 //! A request is one datagram to the kernel and its answer is one datagram back, so this is plain
 //! blocking code; nothing has to be installed on the machine (`ip` for example).
@@ -7,11 +8,18 @@
 //!  nlmsghdr (16) │ ifinfomsg (16) / ifaddrmsg (8) / rtmsg (12) │ attributes: len, type, value, padding to 4
 //! ```
 
+mod dump;
+mod host;
+mod policy;
+
+pub use host::{Changes, HostAddress};
+pub use policy::{ROUTES_MAX, Rule};
+
 use crate::namespace::check;
 use std::ffi::CString;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// A conversation with the kernel about the network namespace that the socket was opened in.
 #[derive(Debug)]
@@ -114,20 +122,10 @@ impl Netlink {
 
     fn request(&mut self, mut message: Message) -> io::Result<()> {
         self.sequence += 1;
-        let bytes = message.finish(self.sequence);
-        let fd = self.socket.as_fd().as_raw_fd();
-        // SAFETY: the pointer and length describe `bytes`, which outlives the call.
-        let sent = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), 0) };
-        if sent < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        self.send(message.finish(self.sequence))?;
         let mut answer = [0u8; 4096];
-        // SAFETY: the pointer and length describe `answer`, which outlives the call.
-        let len = unsafe { libc::recv(fd, answer.as_mut_ptr().cast(), answer.len(), 0) };
-        if len < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        acknowledged(&answer[..len as usize])
+        let len = self.receive(&mut answer)?;
+        acknowledged(&answer[..len])
     }
 }
 
@@ -158,6 +156,21 @@ fn acknowledged(answer: &[u8]) -> io::Result<()> {
         (libc::NLMSG_ERROR, Some(0)) => Ok(()),
         (libc::NLMSG_ERROR, Some(code)) => Err(io::Error::from_raw_os_error(-code)),
         _ => Err(malformed()),
+    }
+}
+
+/// What is gone already needs no removing.
+fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL | libc::ENODEV)
+            ) =>
+        {
+            Ok(())
+        }
+        done => done,
     }
 }
 
