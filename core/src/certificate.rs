@@ -1,4 +1,5 @@
-//! Who may do what: grants, join tokens, member and publisher certificates, revocations.
+//! Who may do what: grants, join tokens, member and publisher certificates, revocations, home
+//! addresses.
 //!
 //! One offline *network authority* key signs. It is never needed while the network serves:
 //!
@@ -16,12 +17,14 @@
 //!
 //! A *founder* grant has no network to ask yet: its holder sponsors itself.
 
+mod address;
 mod grant;
 mod member;
 mod order;
 mod publisher;
 mod revocation;
 
+pub use address::{AddressGrant, Home, PORTS_MAX, Ports, SERVERS_MAX, standing};
 pub use grant::{Authority, BOOTSTRAP_MAX, Grant, Invitation, JoinToken, Role, TOKEN_LEN_MAX};
 pub use member::{MemberCertificate, Redemption};
 pub use order::{Duty, Order};

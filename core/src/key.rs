@@ -29,6 +29,8 @@ pub enum Domain {
     SiteVersion,
     /// An operator's order, signed by a publisher certificate that may operate.
     Order,
+    /// A grant of a home address, signed by the network authority.
+    Address,
     /// Soft state, signed by the member that it is about or from.
     SoftState,
 }
@@ -44,6 +46,7 @@ impl Domain {
             Domain::Revocation => b"godwit revocation v1\0",
             Domain::SiteVersion => b"godwit site version v1\0",
             Domain::Order => b"godwit order v1\0",
+            Domain::Address => b"godwit address v1\0",
             Domain::SoftState => b"godwit soft state v1\0",
         }
     }

@@ -10,12 +10,13 @@
 //! | thing | examples | mechanism | modules |
 //! |---|---|---|---|
 //! | *content* | objects, trees | named by hash; fetch from anyone, verify, keep | [`content`] |
-//! | *heads* | site versions, certificates, revocations, orders | signed registers that only grow | [`record`], [`certificate`] |
+//! | *heads* | site versions, certificates, revocations, orders, home addresses | signed registers that only grow | [`record`], [`certificate`] |
 //! | *soft state* | roster entries, suspicions, RTT observations | signed, sequenced, forgotten when not refreshed | [`record`] |
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod admission;
 pub mod agreement;
+pub mod announce;
 pub mod binding;
 pub mod certificate;
 pub mod challenge;

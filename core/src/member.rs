@@ -25,11 +25,12 @@ mod submit;
 mod view;
 
 pub use config::{Config, OwnEntry, Timing};
-pub use io::{Change, Event, Input, Output, SubmitError};
+pub use io::{Change, Event, Input, Output, SubmitError, Use};
 pub use view::{MemberView, State, View};
 
 use crate::admission::Admission;
 use crate::agreement;
+use crate::announce;
 use crate::content::VersionNumber;
 use crate::key::MemberId;
 use crate::name::SiteName;
@@ -135,6 +136,7 @@ impl Member {
             Input::Resolvers(asked) => self.own.asked.set(now, resolver::encode_asked(&asked)),
             Input::ResolverRtts(found) => self.own.found.set(now, resolver::encode_found(&found)),
             Input::Settings(settings) => self.own.settings.set(now, agreement::encode(&settings)),
+            Input::Announced(announced) => self.own.announced.set(now, announce::encode(&announced)),
             Input::Own(entry) => self.own.set_entry(now, *entry),
             Input::Bootstrap(addresses) => self.connections.set_bootstrap(now, addresses),
             Input::Timer => {}
@@ -289,6 +291,7 @@ impl Member {
                 }
             }
             (Record::Order(_), _) => self.change.members = true,
+            (Record::Address(_), _) => self.change.sites = true,
             (Record::Roster(entry), previous) => {
                 self.change.soft = true;
                 self.roster.entry(now, entry.by, Some((entry.body.incarnation, birth)));
@@ -326,7 +329,7 @@ impl Member {
                 self.members_dirty = true;
                 self.cast_out(now, certificate.member());
             }
-            Record::Site(_) => self.change.sites = true,
+            Record::Site(_) | Record::Address(_) => self.change.sites = true,
             Record::Order(_) => self.change.members = true,
             Record::Revocation(_) => {}
             Record::Roster(entry) => {

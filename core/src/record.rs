@@ -9,7 +9,7 @@
 //! forgotten when it is not refreshed; its key keeps a floor, so that a forgotten record cannot
 //! come back by way of someone who forgot later.
 
-use crate::certificate::{MemberCertificate, Order, Revocation, Serial};
+use crate::certificate::{AddressGrant, MemberCertificate, Order, Revocation, Serial};
 use crate::content::{SiteVersion, VersionNumber};
 use crate::health::{Check, Verdict};
 use crate::key::{BadSignature, Domain, MemberId, PublicKey, SecretKey, Signature};
@@ -62,6 +62,8 @@ pub enum Key {
         /// Of which kind; see [`Statement`].
         kind: u16,
     },
+    /// What is granted to the name of a home address.
+    Address(SiteName),
 }
 
 /// The place of a record in its register: the higher one wins.
@@ -94,6 +96,8 @@ pub enum Record {
     Observations(Box<Signed<Observations>>),
     /// Soft state of any other kind.
     Statement(Box<Signed<Statement>>),
+    /// Head: the newest grant of a home address.
+    Address(Box<AddressGrant>),
 }
 
 /// Soft state with the signature of the member it is from.
@@ -223,6 +227,7 @@ pub struct Observations {
 /// | 5 | resolvers that a redirector wants measured | [`crate::resolver`] |
 /// | 6 | how far a node found resolvers to be | [`crate::resolver`] |
 /// | 7 | digests of the settings that a redirector decides by | [`crate::agreement`] |
+/// | 8 | the home addresses that a home agent announces | [`crate::announce`] |
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Statement {
     /// The kind, below [`STATEMENT_KINDS_MAX`].
@@ -249,6 +254,7 @@ impl Record {
             Record::Suspicion(suspicion) => Key::Suspicion { by: suspicion.by, of: suspicion.body.of },
             Record::Observations(observations) => Key::Observations(observations.by),
             Record::Statement(statement) => Key::Statement { by: statement.by, kind: statement.body.kind },
+            Record::Address(grant) => Key::Address(grant.name.clone()),
         }
     }
 
@@ -270,6 +276,7 @@ impl Record {
             Record::Suspicion(suspicion) => (suspicion.body.sequence, 0),
             Record::Observations(observations) => (observations.body.incarnation, observations.body.sequence),
             Record::Statement(statement) => (statement.body.incarnation, statement.body.sequence),
+            Record::Address(grant) => (grant.sequence, 0),
         };
         let hash = blake3::hash(encoded);
         let mut tie = [0; 8];
@@ -280,7 +287,11 @@ impl Record {
     /// How long it holds after it was heard; `None` for heads, which hold for ever.
     pub fn lifetime(&self) -> Option<Duration> {
         match self {
-            Record::Member(_) | Record::Revocation(_) | Record::Site(_) | Record::Order(_) => None,
+            Record::Member(_)
+            | Record::Revocation(_)
+            | Record::Site(_)
+            | Record::Order(_)
+            | Record::Address(_) => None,
             Record::Roster(entry) => Some(entry.body.lifetime),
             Record::Suspicion(suspicion) => Some(suspicion.body.lifetime),
             Record::Observations(observations) => Some(observations.body.lifetime),
@@ -291,7 +302,11 @@ impl Record {
     /// The member that soft state is from; `None` for heads.
     pub fn by(&self) -> Option<MemberId> {
         match self {
-            Record::Member(_) | Record::Revocation(_) | Record::Site(_) | Record::Order(_) => None,
+            Record::Member(_)
+            | Record::Revocation(_)
+            | Record::Site(_)
+            | Record::Order(_)
+            | Record::Address(_) => None,
             Record::Roster(entry) => Some(entry.by),
             Record::Suspicion(suspicion) => Some(suspicion.by),
             Record::Observations(observations) => Some(observations.by),

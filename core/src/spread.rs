@@ -249,7 +249,7 @@ impl Spread {
         let concerns = |key: &Key| match key {
             Key::Roster(by) | Key::Observations(by) | Key::Statement { by, .. } => *by == member,
             Key::Suspicion { by, of } => *by == member || *of == member,
-            Key::Member(_) | Key::Revocation(_) | Key::Site(_) | Key::Order(_) => false,
+            Key::Member(_) | Key::Revocation(_) | Key::Site(_) | Key::Order(_) | Key::Address(_) => false,
         };
         let keys: Vec<Key> =
             self.set.iter().map(|(key, _)| key).filter(|key| concerns(key)).cloned().collect();
@@ -347,7 +347,8 @@ impl Spread {
             | Kind::Roster
             | Kind::Suspicion
             | Kind::Observations
-            | Kind::Statement => {}
+            | Kind::Statement
+            | Kind::Address => {}
         }
     }
 

@@ -1,8 +1,8 @@
 //! The offline keys of a simulated network: they invite, certify and revoke.
 
 use godwit_core::certificate::{
-    Authority, Duty, Invitation, JoinToken, Order, PublisherCertificate, Revocation, Right, Role, Serial,
-    Validity,
+    AddressGrant, Authority, Duty, Home, Invitation, JoinToken, Order, PublisherCertificate, Revocation,
+    Right, Role, Serial, Validity,
 };
 use godwit_core::content::version::Draft;
 use godwit_core::content::{ObjectId, Policy, SiteVersion, VersionNumber};
@@ -77,6 +77,12 @@ impl Keys {
     /// Takes back a grant or publisher certificate.
     pub fn revoke(&self, now: Time, serial: Serial) -> Record {
         Record::Revocation(Revocation::issue(now, &self.authority.key, serial))
+    }
+
+    /// Grants a home address, or with `None` takes the name back.
+    pub fn grant_address(&self, now: Time, name: &str, sequence: u64, home: Option<Home>) -> Record {
+        let name = name.parse().expect("the caller brings a name");
+        Record::Address(Box::new(AddressGrant::issue(now, &self.authority.key, name, sequence, home)))
     }
 
     /// Signs a version of a site; `content` tells two of one number apart.

@@ -3,6 +3,8 @@
 use super::{OwnEntry, State};
 use crate::admission::Admission;
 use crate::agreement::Setting;
+use crate::announce::Announcement;
+use crate::binding::HomeAddress;
 use crate::certificate::Invalid;
 use crate::challenge::Challenge;
 use crate::content::VersionNumber;
@@ -92,6 +94,9 @@ pub enum Input {
     ResolverRtts(Vec<ClientRtt>),
     /// By what settings this member answers names: replaces those told before.
     Settings(Vec<Setting>),
+    /// Which home addresses this member announces: replaces those told before. Only a home agent is
+    /// heard.
+    Announced(Vec<Announcement>),
     /// What the member says of itself has changed, for example its addresses.
     Own(Box<OwnEntry>),
     /// Where members may be found as long as none is connected: tried over and over.
@@ -151,7 +156,7 @@ pub enum Output {
 /// What answers differently.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// There is another version of a site.
+    /// There is another version of a site, or another home address.
     pub sites: bool,
     /// Members came, went or changed their state; or a member is to drain.
     pub members: bool,
@@ -181,7 +186,23 @@ pub enum SubmitError {
         /// The contested number.
         number: VersionNumber,
     },
-    /// A newer order, or an earlier redemption of the token, is there.
+    /// The name is in use: sites and home addresses share the zone.
+    #[error("the name {name} is {what} already: sites and home addresses share the zone")]
+    NameTaken {
+        /// Which.
+        name: SiteName,
+        /// As what.
+        what: Use,
+    },
+    /// The address is another name's.
+    #[error("{address} is the home address of {name} already")]
+    AddressTaken {
+        /// Which.
+        address: HomeAddress,
+        /// Whose.
+        name: SiteName,
+    },
+    /// A newer order or grant, or an earlier redemption of the token, is there.
     #[error("what is known already takes precedence")]
     Outdated,
     /// The signature, certificate or time does not allow it; trying again does not help.
@@ -201,6 +222,24 @@ pub enum SubmitError {
     /// Members sign soft state themselves; nobody submits it.
     #[error("only heads can be submitted")]
     NotAHead,
+}
+
+/// What a name of the zone is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Use {
+    /// A published site.
+    Site,
+    /// A home address.
+    HomeAddress,
+}
+
+impl std::fmt::Display for Use {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Use::Site => "a site",
+            Use::HomeAddress => "a home address",
+        })
+    }
 }
 
 /// Something an operator may want to know.

@@ -93,6 +93,8 @@ pub(super) struct Own {
     pub(super) asked: saying::Saying,
     pub(super) found: saying::Saying,
     pub(super) settings: saying::Saying,
+    /// The home addresses that it announces.
+    pub(super) announced: saying::Saying,
     /// The admission that the shell was told last.
     pub(super) admission: Option<Admission>,
 }
@@ -122,6 +124,7 @@ impl Own {
             asked: saying::Saying::new(crate::resolver::ASKED_KIND),
             found: saying::Saying::new(crate::resolver::FOUND_KIND),
             settings: saying::Saying::new(crate::agreement::KIND),
+            announced: saying::Saying::new(crate::announce::KIND),
             admission: None,
         }
     }
@@ -211,7 +214,8 @@ impl Own {
     pub(super) fn next_deadline(&self) -> Time {
         let refresh = self.told_doubts.values().map(Told::again).min();
         let observations = self.client_rtts.as_ref().map(|_| self.observations_at);
-        let sayings = [&self.asked, &self.found, &self.settings].map(saying::Saying::next_deadline);
+        let sayings = [&self.asked, &self.found, &self.settings, &self.announced];
+        let sayings = sayings.map(saying::Saying::next_deadline);
         let others =
             [refresh, observations, Some(self.demand.next_deadline()), Some(self.challenges.next_deadline())];
         others.into_iter().flatten().chain(sayings).fold(self.due, Time::min)
@@ -235,7 +239,7 @@ impl Own {
         }
         records.extend(self.observations(now, config));
         records.extend(self.challenges.record(now, config));
-        let sayings = [&mut self.asked, &mut self.found, &mut self.settings].into_iter();
+        let sayings = [&mut self.asked, &mut self.found, &mut self.settings, &mut self.announced].into_iter();
         records.extend(sayings.filter_map(|saying| saying.record(now, config)));
         records.extend(self.demand.record(now, config, refresh_period(&config.timing, members)));
         records

@@ -1,7 +1,8 @@
 //! Heads from outside: what was persisted before, and what a person submits.
 
-use super::{Event, Member, Output, SubmitError};
-use crate::certificate::{CLOCK_SKEW_MAX, Invalid, PublisherCertificate};
+use super::{Event, Member, Output, SubmitError, Use};
+use crate::certificate::{self, AddressGrant, CLOCK_SKEW_MAX, Invalid, PublisherCertificate};
+use crate::name::SiteName;
 use crate::record::{Key, Record};
 use crate::spread::{Fault, Rejection};
 use crate::time::Time;
@@ -15,7 +16,11 @@ impl Member {
         persisted.sort_by_key(|record| (!matches!(record, Record::Revocation(_)), record.key()));
         for record in persisted {
             match record {
-                Record::Member(_) | Record::Revocation(_) | Record::Site(_) | Record::Order(_) => {
+                Record::Member(_)
+                | Record::Revocation(_)
+                | Record::Site(_)
+                | Record::Order(_)
+                | Record::Address(_) => {
                     let _ = self.spread.offer_own(now, record);
                 }
                 Record::Roster(entry) if entry.verify().is_ok() => {
@@ -63,6 +68,7 @@ impl Member {
         match (&record, held) {
             (Record::Site(version), held) => {
                 self.check_signer(now, &version.publisher, version.published_at)?;
+                self.check_free(&version.site)?;
                 if let Some(Record::Site(current)) = held {
                     if version.number < current.number {
                         return Err(SubmitError::LowerVersion { current: current.number });
@@ -74,6 +80,7 @@ impl Member {
                 }
             }
             (Record::Order(order), _) => self.check_signer(now, &order.operator, order.ordered_at)?,
+            (Record::Address(grant), _) => self.check_home(grant)?,
             (Record::Member(_) | Record::Revocation(_), _) => {}
             (
                 Record::Roster(_) | Record::Suspicion(_) | Record::Observations(_) | Record::Statement(_),
@@ -97,6 +104,32 @@ impl Member {
             Rejection::Fault(Fault::Invalid(invalid)) => SubmitError::NotAllowed(invalid),
         })?;
         self.submitted.extend(submitted);
+        Ok(())
+    }
+
+    /// Whether no home address has this name. Where one was granted and a site published at the same
+    /// time elsewhere, the home address has it: the authority's word counts for more.
+    fn check_free(&self, site: &SiteName) -> Result<(), SubmitError> {
+        match self.spread.set().get(&Key::Address(site.clone())).map(|held| &held.record) {
+            Some(Record::Address(grant)) if grant.home.is_some() => {
+                Err(SubmitError::NameTaken { name: site.clone(), what: Use::HomeAddress })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether neither name nor addresses of a new grant are in use.
+    fn check_home(&self, grant: &AddressGrant) -> Result<(), SubmitError> {
+        let Some(home) = &grant.home else { return Ok(()) };
+        if self.spread.set().get(&Key::Site(grant.name.clone())).is_some() {
+            return Err(SubmitError::NameTaken { name: grant.name.clone(), what: Use::Site });
+        }
+        for (name, other) in certificate::standing(self.view().address_grants()) {
+            let common = home.addresses().find(|address| other.addresses().any(|theirs| theirs == *address));
+            if let Some(address) = common.filter(|_| *name != grant.name) {
+                return Err(SubmitError::AddressTaken { address, name: name.clone() });
+            }
+        }
         Ok(())
     }
 

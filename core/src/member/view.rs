@@ -2,8 +2,9 @@
 
 use super::Member;
 use crate::agreement::{self, Setting};
+use crate::announce::{self, Announcement};
 use crate::certificate::Role;
-use crate::certificate::{Duty, MemberCertificate, Serial};
+use crate::certificate::{AddressGrant, Duty, MemberCertificate, Serial};
 use crate::challenge::{self, Challenge};
 use crate::content::SiteVersion;
 use crate::demand::{self, Demand};
@@ -122,6 +123,15 @@ impl<'a> View<'a> {
         }
     }
 
+    /// What the authority said of each name of a home address, by name; of those that it took back,
+    /// too. Which of them count says [`crate::certificate::standing`].
+    pub fn address_grants(self) -> impl Iterator<Item = &'a AddressGrant> {
+        self.records().filter_map(|record| match record {
+            Record::Address(grant) => Some(&**grant),
+            _ => None,
+        })
+    }
+
     /// Round-trip times to client prefixes, microseconds, by the member that measured them.
     pub fn observations(self) -> impl Iterator<Item = (MemberId, &'a [ClientRtt])> {
         self.records().filter_map(|record| match record {
@@ -176,6 +186,12 @@ impl<'a> View<'a> {
     pub fn settings(self) -> impl Iterator<Item = (MemberId, Vec<Setting>)> {
         let told = self.statements(agreement::KIND, Role::Redirector);
         told.filter_map(|(by, body)| Some((by, agreement::decode(body)?)))
+    }
+
+    /// The home addresses that each home agent announces; as for [`View::resolvers_asked`].
+    pub fn announced(self) -> impl Iterator<Item = (MemberId, Vec<Announcement>)> {
+        let told = self.statements(announce::KIND, Role::HomeAgent);
+        told.filter_map(|(by, body)| Some((by, announce::decode(body)?)))
     }
 
     /// The statements of a kind by members that have a role.

@@ -115,6 +115,7 @@ pub(crate) fn intrinsic(network: NetworkId, record: &Record) -> Result<(), Fault
             ensure(lifetime_holds(body.lifetime) && body.kind < STATEMENT_KINDS_MAX)?;
             statement.verify().map_err(Invalid::from)?;
         }
+        Record::Address(grant) => grant.verify(network)?,
     }
     Ok(())
 }
@@ -130,7 +131,8 @@ pub(crate) fn contextual(
     match record {
         Record::Member(certificate) if certificate.member() == own => Ok(()),
         Record::Member(certificate) => sponsored(set, directory, certificate),
-        Record::Revocation(_) => Ok(()),
+        // The authority's own word rests on nothing else.
+        Record::Revocation(_) | Record::Address(_) => Ok(()),
         Record::Site(version) => empowered(set, &version.publisher, version.published_at),
         Record::Order(order) => empowered(set, &order.operator, order.ordered_at),
         Record::Roster(entry) => {

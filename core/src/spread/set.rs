@@ -41,6 +41,7 @@ pub(crate) enum Kind {
     Suspicion,
     Observations,
     Statement,
+    Address,
 }
 
 impl Kind {
@@ -54,6 +55,7 @@ impl Kind {
             Key::Suspicion { .. } => Kind::Suspicion,
             Key::Observations(_) => Kind::Observations,
             Key::Statement { .. } => Kind::Statement,
+            Key::Address(_) => Kind::Address,
         }
     }
 
@@ -63,6 +65,8 @@ impl Kind {
         match self {
             Kind::Member | Kind::Order | Kind::Roster | Kind::Observations => 4096,
             Kind::Revocation => 65_536,
+            // Each is looked for by every packet at a home agent. Names taken back count, too.
+            Kind::Address => 512,
             Kind::Site | Kind::Suspicion | Kind::Statement => 16_384,
         }
     }
@@ -116,7 +120,7 @@ pub(crate) struct RecordSet {
     /// When soft state ends, and when floors do.
     ends: BTreeSet<(Time, Key)>,
     sums: Vec<u128>,
-    counts: [usize; 8],
+    counts: [usize; 9],
 }
 
 impl RecordSet {
@@ -126,7 +130,7 @@ impl RecordSet {
             floors: BTreeMap::new(),
             ends: BTreeSet::new(),
             sums: vec![0; BUCKETS],
-            counts: [0; 8],
+            counts: [0; 9],
         }
     }
 

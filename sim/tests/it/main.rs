@@ -1,6 +1,7 @@
 //! Whole networks of members on a virtual clock.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod addresses;
 mod challenges;
 mod failure;
 mod garbage;
