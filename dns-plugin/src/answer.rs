@@ -10,6 +10,7 @@ use crate::view::View;
 use crate::zone::{Binding, CHAIN_MAX, Checked, Node, Path};
 pub(crate) use find::exists;
 use find::{Built, Found, find, find_at};
+use godwit_core::name::SiteName;
 use godwit_core::time::Time;
 use godwit_map::{Answer, MemberInput, SiteRef};
 use hickory_server::proto::op::ResponseCode;
@@ -182,6 +183,14 @@ impl<'v> Answerer<'v> {
         matches!(found.built, Built::Region).then(label)?
     }
 
+    /// The home address whose name this is.
+    pub(crate) fn home(&self, name: &Name) -> Option<SiteName> {
+        match find(self.view, name)?.built {
+            Built::Home(home) => Some(home.name.clone()),
+            _ => None,
+        }
+    }
+
     /// Gives every name that exists, in wire form with small letters, and some more than once: with a
     /// site where its A and AAAA records are what the map tells of that site, with the TTL of
     /// [`Options::ttl`], and nothing beside them. A wildcard is given with its asterisk and without a
@@ -223,6 +232,10 @@ impl<'v> Answerer<'v> {
         };
         match found.built {
             Built::Member(member) => addresses(&mut std::iter::once(member)),
+            Built::Home(home) => {
+                types.extend(home.v4.map(|_| A));
+                types.extend(home.v6.map(|_| AAAA));
+            }
             Built::Region => addresses(&mut self.view.generation.members().iter()),
             _ if found.site.is_some() => addresses(&mut self.view.generation.members().iter()),
             _ => {}
@@ -306,6 +319,10 @@ impl Draft<'_> {
             (Built::Member(member), _) => {
                 let ttl = self.options().ttl_static;
                 answers.extend(self.address(ttl, member.public_v4, member.public_v6));
+            }
+            // The same for everybody: where packets to it go home agents decide.
+            (Built::Home(home), _) => {
+                answers.extend(self.address(self.options().ttl_static, home.v4, home.v6))
             }
             (Built::Region, RecordType::A | RecordType::AAAA) => return self.region(client),
             _ => {}

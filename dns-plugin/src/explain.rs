@@ -82,10 +82,13 @@ pub fn explain(
     let answered = |by: IpAddr, subnet: bool| answered(view, &whole, kind, by, subnet);
     let site = site(view, &whole, kind);
     let region = Answerer::new(view).region(&whole);
-    let why = match (site, region) {
-        (Some(site), _) => view.generation.why(by, &site),
-        (None, Some(region)) => view.generation.why_region(by, &region),
-        (None, None) => None,
+    let home = Answerer::new(view).home(&whole);
+    let why = match (site, region, home) {
+        (Some(site), _, _) => view.generation.why(by, &site),
+        (None, Some(region), _) => view.generation.why_region(by, &region),
+        // Home agents see the client itself, whoever resolves for it.
+        (None, None, Some(home)) => view.generation.why_home(client, &home),
+        (None, None, None) => None,
     };
     Ok(Explanation {
         dns: answered(by, resolver.is_some()),

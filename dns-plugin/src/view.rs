@@ -43,12 +43,14 @@ impl View {
     }
 }
 
-/// Sums the versions of sites and the serials of members.
+/// Sums the versions of sites, the serials of members and the sequences of home addresses.
 fn heads(generation: &Generation) -> u32 {
     let versions = generation.sites().map(|site| site.number.0);
     let members = generation.members().iter().map(|member| member.serial.0);
+    // Those taken back count on, so that the sum never falls.
+    let homes = generation.inputs().homes.iter().map(|home| home.number);
     // RFC 1982: serials live modulo 2^32.
-    versions.chain(members).fold(1, |sum, number| sum.wrapping_add(number as u32))
+    versions.chain(members).chain(homes).fold(1, |sum, number| sum.wrapping_add(number as u32))
 }
 
 /// The current view. Cheap to clone; all clones are one.

@@ -135,7 +135,7 @@ fn exclusion_by(member: &MemberInput, site: Wanted<'_>, full: bool, monitors: bo
         (member.certified, Exclusion::Uncertified),
         (member.has_role(Role::Node), Exclusion::NotANode),
         (runs(member, site), Exclusion::NotItsService),
-        (member.public_v4.is_some() || member.public_v6.is_some(), Exclusion::NoAddress),
+        (has_address(member, site), Exclusion::NoAddress),
         (member.state != Health::Silent, Exclusion::Unreachable),
         (!monitors || member.state != Health::Unreachable, Exclusion::Unreachable),
         (member.state != Health::Unknown, Exclusion::Unheard),
@@ -153,15 +153,20 @@ fn exclusion_by(member: &MemberInput, site: Wanted<'_>, full: bool, monitors: bo
 fn held(member: &MemberInput, site: Wanted<'_>) -> Option<VersionNumber> {
     match site.hosting {
         Hosting::Content => member.holds(site.site?.as_str()),
-        Hosting::Service(_) => Some(site.number),
+        Hosting::Service(_) | Hosting::Home(_) => Some(site.number),
     }
 }
 
 fn runs(member: &MemberInput, site: Wanted<'_>) -> bool {
     match site.hosting {
         Hosting::Content => true,
-        Hosting::Service(service) => service.runs_on(member),
+        Hosting::Service(service) | Hosting::Home(service) => service.runs_on(member),
     }
+}
+
+/// Whether clients find it: at a home address they always do.
+fn has_address(member: &MemberInput, site: Wanted<'_>) -> bool {
+    matches!(site.hosting, Hosting::Home(_)) || member.public_v4.is_some() || member.public_v6.is_some()
 }
 
 /// Whether a member counts as full.

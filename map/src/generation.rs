@@ -1,5 +1,7 @@
 //! A generation: the immutable snapshot that answers.
 
+mod homes;
+
 use crate::asked::Asked;
 use crate::decisions::{Because, Decisions};
 use crate::division::Division;
@@ -16,6 +18,7 @@ use godwit_core::content::VersionNumber;
 use godwit_core::key::MemberId;
 use godwit_core::name::{MemberName, RegionName, SiteName, ZoneName};
 use godwit_core::time::Time;
+use homes::HomeName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -27,6 +30,8 @@ pub struct Generation {
     knowledge: Knowledge,
     /// Sorted by name.
     sites: Vec<Site>,
+    /// Home addresses, sorted by name.
+    homes: Vec<HomeName>,
     /// Each distinct set of replicas, compiled.
     tables: Vec<Table>,
     division: Division,
@@ -179,6 +184,7 @@ fn in_order(inputs: &Inputs) -> Inputs {
     inputs.members.dedup_by_key(|member| member.id);
     inputs.members.iter_mut().for_each(|member| member.held.sort_unstable());
     inputs.sites.sort_by(|a, b| a.site.cmp(&b.site));
+    inputs.homes.sort_by(|a, b| a.name.cmp(&b.name));
     inputs.observations.sort_unstable();
     inputs.probed.sort_unstable();
     inputs.demands.sort_by_key(|demand| demand.member);
@@ -223,6 +229,7 @@ impl Generation {
         let mut generation = Generation {
             knowledge,
             sites: sites.into_values().collect(),
+            homes: Vec::new(),
             tables,
             division,
             decisions: Decisions::default(),
@@ -234,6 +241,7 @@ impl Generation {
             inputs,
         };
         generation.index();
+        generation.homes = generation.rank_homes(previous);
         generation.decisions = generation.decide(previous);
         generation
     }

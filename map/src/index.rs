@@ -14,7 +14,7 @@ const BUCKETS_MAX: usize = 1 << 16;
 const RUNS_MIN: usize = 64;
 
 /// [`Ranges`] that will not change any more.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Indexed<B, V> {
     ranges: Ranges<B, V>,
     /// Where the first bucket begins.

@@ -5,6 +5,7 @@
 //! peer is there ([`Inputs::to_bytes`]).
 
 use crate::explore::Exploration;
+use crate::homes::HomeInput;
 use godwit_core::certificate::{Role, Serial};
 use godwit_core::content::VersionNumber;
 use godwit_core::demand::{Capacity, Demand};
@@ -24,7 +25,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 const INPUTS_LEN_MAX: usize = 128 * 1024 * 1024;
 
 /// Marks the saved form and its version.
-const MARK: &[u8] = b"godwit map inputs 3\n";
+const MARK: &[u8] = b"godwit map inputs 4\n";
 
 /// Everything that a generation depends on, besides the GeoIP database and its predecessor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +40,8 @@ pub struct Inputs {
     pub members: Vec<MemberInput>,
     /// The sites, each once.
     pub sites: Vec<SiteInput>,
+    /// The names of home addresses, each once, those taken back too.
+    pub homes: Vec<HomeInput>,
     /// Round-trip times to client prefixes (IPv4 /24, IPv6 /48; others are ignored), by the member
     /// that measured them.
     pub observations: Vec<(MemberId, ClientRtt)>,
@@ -207,6 +210,8 @@ pub enum Hosting {
     Content,
     /// It runs a service: nothing has to be held.
     Service(Service),
+    /// It serves a home address: nothing has to be held, and clients never see its own address.
+    Home(Service),
 }
 
 /// Which members run a service: those in one of `regions` and those named. Both empty: all nodes.
@@ -251,6 +256,7 @@ impl Inputs {
             number,
             members: Vec::new(),
             sites: Vec::new(),
+            homes: Vec::new(),
             observations: Vec::new(),
             probed: Vec::new(),
             exploration: None,

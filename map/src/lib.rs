@@ -30,7 +30,8 @@
 //!    so that nobody gets more than it can take while others have room; `decisions` counts what came
 //!    of it.
 //! 6. `split`: where one answer does not suit all clients of a run, they are divided by hashing.
-//! 7. [`why`]: the same functions run again for one client, and every reason is kept.
+//! 7. `homes`: for home addresses, the nodes in classes of equals, for every client.
+//! 8. [`why`]: the same functions run again for one client, and every reason is kept.
 //!
 //! # Trade-offs
 //!
@@ -58,6 +59,7 @@ mod generation;
 pub mod geo;
 mod grounds;
 mod group;
+mod homes;
 mod index;
 mod inputs;
 mod mmdb;
@@ -77,6 +79,7 @@ pub use estimate::Source;
 pub use explore::{Exploration, PERMILLE_MAX};
 pub use generation::{Answer, Choice, ChoiceKey, Generation, Ranked, Ranking, SiteRef};
 pub use geo::{GeoDb, GeoError};
+pub use homes::{HomeInput, HomeRanks};
 pub use inputs::{
     CheckInput, DemandInput, Health, Hosting, Inputs, LoadError, MemberInput, Service, SiteInput,
 };

@@ -260,7 +260,7 @@ impl Knowledge {
     }
 
     /// The members of a set in the order of the rule for a locality.
-    fn ruled(&self, inputs: &Inputs, members: &[u32], locality: Locality) -> Vec<(usize, u32)> {
+    pub(crate) fn ruled(&self, inputs: &Inputs, members: &[u32], locality: Locality) -> Vec<(usize, u32)> {
         let Locality::Rule(rule) = locality else { return Vec::new() };
         let Some(rule) = self.geo.numbered(rule) else { return Vec::new() };
         rules::order(inputs, members, rule, self.geo.default_rule())
@@ -615,21 +615,21 @@ impl Value {
 }
 
 /// A block of addresses with its own answer.
-struct Block<B> {
+pub(crate) struct Block<B> {
     low: B,
     high: B,
     answer: u32,
 }
 
 impl<B: Bits> Block<B> {
-    fn new(address: B, len: u8, answer: u32) -> Block<B> {
+    pub(crate) fn new(address: B, len: u8, answer: u32) -> Block<B> {
         let (low, high) = address.block(len);
         Block { low, high, answer }
     }
 }
 
 /// Lays `blocks` (ascending, disjoint) over the runs of `base`.
-fn overlay<B: Bits, V: Copy + PartialEq>(
+pub(crate) fn overlay<B: Bits, V: Copy + PartialEq>(
     base: &Ranges<B, V>,
     value: impl Fn(V) -> u32,
     blocks: &[Block<B>],

@@ -27,6 +27,10 @@ pub struct Why {
     pub zone: ZoneName,
     /// The site that was asked for; of a region's name the region.
     pub site: SiteName,
+    /// The home addresses, where the name is that of some: the client is told these, and its packets
+    /// go to one of the replicas told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub home: Vec<IpAddr>,
     /// The region, where its name was asked for and not a site's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<RegionName>,
@@ -262,6 +266,7 @@ pub(crate) fn explain(facts: Facts<'_>) -> Why {
     Why {
         zone: generation.zone().clone(),
         site: site.site.clone(),
+        home: Vec::new(),
         region: region.cloned(),
         current: site.number,
         client,

@@ -2,7 +2,7 @@
 //!
 //! Only for who is listed under `redirector.transfer` by address *and* signs with the key named
 //! there; everybody else is refused. What goes out is what is the same for every client: SOA, name
-//! servers and their addresses, members' names. A site's answer depends on who asks and is not in
+//! servers and their addresses, members' names, home addresses. A site's answer depends on who asks and is not in
 //! it, so a secondary keeps the delegation and the members reachable, and does not lead clients.
 //!
 //! All messages of a transfer come from one snapshot, begin and end with the same SOA, and are signed
@@ -176,6 +176,11 @@ fn zone(view: &View) -> Vec<Record> {
             records.extend(ask(view, &name, RecordType::A));
             records.extend(ask(view, &name, RecordType::AAAA));
         }
+    }
+    for home in view.generation.homes() {
+        let Ok(name) = origin.prepend_label(home.name.as_str()) else { continue };
+        records.extend(ask(view, &name, RecordType::A));
+        records.extend(ask(view, &name, RecordType::AAAA));
     }
     records.extend(view.zone.static_records());
     records.extend(soa);

@@ -6,7 +6,7 @@
 
 use crate::view::View;
 use crate::zone::{Node, Path};
-use godwit_map::{MemberInput, SiteRef};
+use godwit_map::{HomeInput, MemberInput, SiteRef};
 use hickory_server::proto::rr::Name;
 
 /// The label below a site's name that asks for reasons.
@@ -19,6 +19,8 @@ pub(crate) enum Built<'a> {
     Apex,
     /// A site's name; of an apex and of an alias see [`Found::site`].
     Site,
+    /// The name of a home address.
+    Home(&'a HomeInput),
     /// A member's name.
     Member(&'a MemberInput),
     /// A region's name.
@@ -84,7 +86,11 @@ pub(crate) fn exact<'v>(view: &'v View, path: &Path) -> Option<Found<'v>> {
         (2, "node") => generation.member_named(label(1)).map(Built::Member),
         (2, "region") => generation.region(label(1)).map(|_| Built::Region),
         (_, "node" | "region") => return None,
-        (1, site) => generation.site_ref(site).map(|_| Built::Site),
+        // Should a site have the name too, the home address has it: the authority's word counts for more.
+        (1, name) => match generation.home(name) {
+            Some(home) => Some(Built::Home(home)),
+            None => generation.site_ref(name).map(|_| Built::Site),
+        },
         _ => None,
     };
     let site = match (node.and_then(|node| node.site.as_deref()), built) {

@@ -35,7 +35,8 @@ pub(crate) fn each(view: &View, see: &mut dyn FnMut(&[u8], Option<SiteRef>)) {
     // What the map has at the top; below `node` and `region` it has more.
     let built = [&b"node"[..], b"region", WHY_LABEL.as_bytes()].into_iter();
     let sites = view.generation.sites().map(|site| site.site.as_str().as_bytes());
-    built.chain(sites).filter_map(|label| of_labels([label])).for_each(|path| tell(&path));
+    let homes = view.generation.homes().map(|home| home.name.as_str().as_bytes());
+    built.chain(sites).chain(homes).filter_map(|label| of_labels([label])).for_each(|path| tell(&path));
     let nodes = view.zone.contents().nodes.keys().map(Borrow::borrow);
     let owners = nodes.chain(view.zone.challenge_owners());
     owners.filter_map(|owner| of_labels(labels(owner))).for_each(|path| tell(&path));

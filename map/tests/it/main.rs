@@ -6,6 +6,7 @@ mod choice;
 mod explore;
 mod export;
 mod geo;
+mod homes;
 mod region;
 mod resolver;
 mod rules;

@@ -76,7 +76,8 @@ impl CheckPlan {
             let concerns = |check: &&Check| {
                 let runs = |site: &&SiteInput| match &site.hosting {
                     Hosting::Service(service) => service.runs_on(member),
-                    Hosting::Content => true,
+                    // A static zone has no home addresses.
+                    Hosting::Content | Hosting::Home(_) => true,
                 };
                 let mut sites = inputs.sites.iter().filter(|site| check.sites.contains(&site.site));
                 check.sites.is_empty() || sites.any(|site| runs(&site))
