@@ -46,6 +46,7 @@ pub(crate) enum Verb {
     Drain(verb::drain::Drain),
     Undrain(verb::drain::Undrain),
     Revoke(verb::revoke::Revoke),
+    Address(verb::address::Address),
     Testbed(verb::testbed::Testbed),
     Acme(verb::acme::Acme),
     Reload(verb::reload::Reload),

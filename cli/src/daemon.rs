@@ -39,6 +39,9 @@ fn advice_of(code: api::Code) -> Option<&'static str> {
         api::Code::LowerVersion | api::Code::Lost => {
             Some("somebody else published meanwhile: look at `godwit status`, then publish again")
         }
+        api::Code::Taken => {
+            Some("take another name or address; `godwit status` and `godwit address list` show them")
+        }
         api::Code::NotAllowed => {
             Some("the publisher's certificate does not cover this: ask the authority for another")
         }

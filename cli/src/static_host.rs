@@ -138,6 +138,7 @@ fn status(view: &SharedView, standing: &Standing, uptime: Duration) -> api::Stat
         connected: 0,
         members,
         sites: generation.sites().map(service).collect(),
+        addresses: Vec::new(),
         differences: Default::default(),
         untold_sites: Default::default(),
     }

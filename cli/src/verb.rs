@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
 pub(crate) mod acme;
+pub(crate) mod address;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod dnssec;
@@ -42,6 +43,7 @@ pub(crate) fn run(arguments: Arguments) -> Outcome<ExitCode> {
         Verb::Export(export) => export.run(),
         Verb::PdnsBackend(backend) => backend.run(),
         Verb::Revoke(revoke) => revoke.run(),
+        Verb::Address(address) => address.run(),
         // The demo has an exit code of its own.
         Verb::Testbed(testbed) => return testbed.run(),
         Verb::Acme(acme) => acme.run(),

@@ -22,6 +22,7 @@
 //! - `resolvers`: resolvers are measured, where operators agreed; `agreement`: whether redirectors decide
 //!   by the same settings.
 //! - `generation`: the map, computed anew after each change.
+//! - [`homes`]: what the network says of home addresses, as it changes.
 //! - [`moves`]: messages about home addresses, for whoever moves connections.
 //! - [`health`]: others' services are checked, and how one's own are to be is told.
 //! - `http`, over `content`: clients are served; what is not here is pulled.
@@ -50,6 +51,7 @@ mod fetch;
 mod generation;
 pub mod health;
 mod held;
+pub mod homes;
 mod http;
 mod mark;
 mod metrics;

@@ -20,6 +20,7 @@ use crate::admin::{self, Control};
 use crate::config::Config;
 use crate::datadir::{DataDir, Identity, Lock};
 use crate::driver::Command;
+use crate::homes::{Announces, Homes};
 use crate::http::Door;
 use crate::metrics::SharedRegistry;
 use crate::moves::{Moves, Tell};
@@ -205,6 +206,17 @@ impl Runtime {
     /// Says something about home addresses to other members.
     pub fn tell(&self) -> Tell {
         Tell(self.overlay.clone())
+    }
+
+    /// What the network says of home addresses, as it changes.
+    pub fn homes(&self) -> Homes {
+        Homes { snapshots: self.snapshots.clone(), known: None }
+    }
+
+    /// Tells the other home agents what this one announces. Only a member that is one by its
+    /// certificate is heard.
+    pub fn announces(&self) -> Announces {
+        Announces(self.commands.clone())
     }
 
     /// Waits until this member learns that it was revoked; for ever if it was not. What it says

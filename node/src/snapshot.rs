@@ -5,7 +5,9 @@
 //! so that who has just published sees the new version.
 
 use godwit_core::agreement::{self, Difference, Setting};
-use godwit_core::certificate::{MemberCertificate, Role};
+use godwit_core::announce::Announcement;
+use godwit_core::binding::HomeAddress;
+use godwit_core::certificate::{self, AddressGrant, Home, MemberCertificate, Role};
 use godwit_core::challenge::Challenge;
 use godwit_core::content::{SiteVersion, VersionNumber};
 use godwit_core::demand::{Capacity, Demand};
@@ -17,7 +19,7 @@ use godwit_core::observation::ClientRtt;
 use godwit_core::record::RosterEntry;
 use godwit_core::resolver;
 use godwit_core::time::Time;
-use godwit_map::{CheckInput, DemandInput, Health, Inputs, MemberInput, SiteInput};
+use godwit_map::{CheckInput, DemandInput, Health, HomeInput, Inputs, MemberInput, Service, SiteInput};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
@@ -30,6 +32,11 @@ pub(crate) struct Snapshot {
     pub(crate) members: BTreeMap<MemberId, Known>,
     /// The newest version of each site.
     pub(crate) sites: BTreeMap<SiteName, SiteVersion>,
+    /// What the authority said of each name of a home address, of those taken back, too. Which count
+    /// says [`Snapshot::homes`].
+    pub(crate) addresses: BTreeMap<SiteName, AddressGrant>,
+    /// The home addresses that each home agent announces.
+    pub(crate) announced: BTreeMap<MemberId, Vec<Announcement>>,
     /// Client round-trip times, by who measured them.
     pub(crate) observations: Vec<(MemberId, Vec<ClientRtt>)>,
     /// What clients ask of each member, and what it can take.
@@ -83,6 +90,8 @@ impl Snapshot {
             health: judgement.agreements,
             members,
             sites: view.sites().map(|version| (version.site.clone(), version.clone())).collect(),
+            addresses: view.address_grants().map(|grant| (grant.name.clone(), grant.clone())).collect(),
+            announced: view.announced().collect(),
             observations: view.observations().map(|(by, rtts)| (by, rtts.to_vec())).collect(),
             demands: view.demands().collect(),
             challenges: view.challenges().collect(),
@@ -133,18 +142,38 @@ impl Snapshot {
 
     /// The settings that redirectors in reach do not have alike, by name.
     pub(crate) fn differences(&self) -> Vec<Difference> {
-        let there = |by: &MemberId| {
-            let known = self.members.get(by);
-            known.is_some_and(|known| matches!(known.state, State::Alive | State::Suspect))
-        };
-        let told = self.settings.iter().filter(|(by, _)| there(by));
+        let told = self.settings.iter().filter(|(by, _)| self.is_in_reach(by));
         agreement::differences(told.map(|(by, settings)| (*by, &settings[..])))
+    }
+
+    /// Whether a member answers, as far as is known.
+    pub(crate) fn is_in_reach(&self, member: &MemberId) -> bool {
+        let known = self.members.get(member);
+        known.is_some_and(|known| matches!(known.state, State::Alive | State::Suspect))
     }
 
     /// A member's name, for people.
     pub(crate) fn name(&self, member: &MemberId) -> String {
         let name = |known: &Known| known.certificate.grant().name.to_string();
         self.members.get(member).map_or_else(|| member.short().to_string(), name)
+    }
+
+    /// The home addresses that there are, by name.
+    pub(crate) fn homes(&self) -> Vec<(&SiteName, &Home)> {
+        certificate::standing(self.addresses.values())
+    }
+
+    /// Who may serve which home address, as the authority has it: nodes by their certificates, that
+    /// were not taken back and are in time.
+    pub(crate) fn allowed(&self) -> BTreeSet<(HomeAddress, MemberId)> {
+        let homes = self.homes();
+        let mut allowed = BTreeSet::new();
+        for (id, known) in self.nodes() {
+            let name = &known.certificate.grant().name;
+            let served = homes.iter().filter(|(_, home)| home.is_served_by(name));
+            allowed.extend(served.flat_map(|(_, home)| home.addresses()).map(|home| (home, *id)));
+        }
+        allowed
     }
 
     /// Whether the member's word about itself is known.
@@ -178,6 +207,25 @@ impl Snapshot {
         self.demands.get(member).map(|demand| demand.capacity).unwrap_or_default()
     }
 
+    /// What the map is told of home addresses, of those that do not count as if they were taken back.
+    fn home_inputs(&self) -> Vec<HomeInput> {
+        let homes: BTreeMap<&SiteName, &Home> = self.homes().into_iter().collect();
+        let input = |grant: &AddressGrant| {
+            let home = homes.get(&grant.name);
+            HomeInput {
+                name: grant.name.clone(),
+                number: grant.sequence,
+                v4: home.and_then(|home| home.v4),
+                v6: home.and_then(|home| home.v6),
+                service: Service {
+                    regions: Vec::new(),
+                    members: home.map(|home| home.servers.clone()).unwrap_or_default(),
+                },
+            }
+        };
+        self.addresses.values().map(input).collect()
+    }
+
     /// What the map is computed from.
     pub(crate) fn inputs(&self, zone: &godwit_core::name::ZoneName, number: u64) -> Inputs {
         let probed = self.resolver_rtts.iter().flat_map(|(by, rtts)| rtts.iter().map(|rtt| (*by, *rtt)));
@@ -199,6 +247,7 @@ impl Snapshot {
                 .values()
                 .map(|version| SiteInput::published(version.site.clone(), version.number))
                 .collect(),
+            homes: self.home_inputs(),
             observations: observations.collect(),
             probed: probed.collect(),
             exploration: None,

@@ -64,6 +64,9 @@ fn text(status: &api::Status, now: Time) -> String {
             status.untold_sites
         );
     }
+    if !status.addresses.is_empty() {
+        text += &format!("\n{}", super::address::table(&status.addresses));
+    }
     if status.sites.is_empty() {
         text += "\nNo site is published yet: godwit publish DIR --to SITE\n";
     } else {

@@ -143,7 +143,14 @@ fn reasons(why: &Value) -> String {
         }
         _ => String::new(),
     };
-    text += &format!("Everybody in {} is told the same.\n", word(&why["scope"]));
+    text += &match why["home"].as_array() {
+        Some(home) => format!(
+            "A home address: everybody is told {}, and home agents pass the client's packets on to the\n\
+             first of these that is bound; equals share clients by hash.\n",
+            home.iter().map(word).collect::<Vec<_>>().join(" and ")
+        ),
+        None => format!("Everybody in {} is told the same.\n", word(&why["scope"])),
+    };
     if why["kept"] == Value::Bool(true) {
         text += "The first one stays first: it serves them now, and no other is materially better.\n";
     }

@@ -183,6 +183,9 @@ pub struct Status {
     pub members: Vec<Member>,
     /// Every site, by name.
     pub sites: Vec<SiteStatus>,
+    /// Every home address, by name.
+    #[serde(default)]
+    pub addresses: Vec<AddressStatus>,
     /// Settings that redirectors in reach do not have alike, by name: clients are answered by whom they
     /// ask.
     #[serde(default)]
@@ -191,6 +194,31 @@ pub struct Status {
     /// them.
     #[serde(default)]
     pub untold_sites: u64,
+}
+
+/// A home address in [`Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressStatus {
+    /// Its name.
+    pub name: String,
+    /// The IPv4 address, if there is one.
+    pub v4: Option<Ipv4Addr>,
+    /// The IPv6 address, if there is one.
+    pub v6: Option<Ipv6Addr>,
+    /// The ports of TCP that are open; none where all of everything are.
+    pub tcp: Option<Vec<u16>>,
+    /// The ports of UDP that are open; as `tcp`.
+    pub udp: Option<Vec<u16>>,
+    /// The members that may serve it; none: every node.
+    pub members: Vec<String>,
+    /// The sequence of its grant: the higher one of a name counts.
+    pub sequence: u64,
+    /// When it was granted, milliseconds since the Unix epoch.
+    pub granted_at_ms: u64,
+    /// Whether it counts: of two names with one address the older has it.
+    pub stands: bool,
+    /// The home agents that announce it.
+    pub announced_by: Vec<String>,
 }
 
 /// A setting that redirectors differ in, in [`Status`].
@@ -339,6 +367,8 @@ pub enum Code {
     LowerVersion,
     /// Another publish of the same number has won. Take the next number.
     Lost,
+    /// The name or the address is used for something else.
+    Taken,
     /// The certificate does not allow it.
     NotAllowed,
     /// A signature is wrong, or the record is of another network.
@@ -364,6 +394,7 @@ impl Code {
             self,
             Code::LowerVersion
                 | Code::Lost
+                | Code::Taken
                 | Code::NotAllowed
                 | Code::Invalid
                 | Code::Expired
@@ -382,7 +413,7 @@ impl Code {
             Code::Malformed => http::StatusCode::BAD_REQUEST,
             Code::TooLarge => http::StatusCode::PAYLOAD_TOO_LARGE,
             Code::NotFound => http::StatusCode::NOT_FOUND,
-            Code::LowerVersion | Code::Lost | Code::Incomplete => http::StatusCode::CONFLICT,
+            Code::LowerVersion | Code::Lost | Code::Taken | Code::Incomplete => http::StatusCode::CONFLICT,
             Code::NotAllowed | Code::Invalid | Code::Expired | Code::Revoked => http::StatusCode::FORBIDDEN,
             Code::Full => http::StatusCode::INSUFFICIENT_STORAGE,
             Code::NotDurable => http::StatusCode::INTERNAL_SERVER_ERROR,

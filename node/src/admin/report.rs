@@ -7,7 +7,8 @@ use crate::metrics::state_name;
 use crate::placement;
 use crate::snapshot::{Known, Snapshot};
 use godwit_core::agreement;
-use godwit_core::certificate::Role;
+use godwit_core::announce::Announcement;
+use godwit_core::certificate::{AddressGrant, Ports, Role};
 use godwit_core::content::{ObjectId, Replicas, SiteVersion, VersionNumber};
 use godwit_core::health::{Check, Opinion, Say, Target};
 use godwit_core::key::MemberId;
@@ -39,9 +40,39 @@ pub(super) fn status(control: &Control) -> api::Status {
         connected: snapshot.members.values().filter(|known| known.connected).count() as u64,
         members,
         sites: snapshot.sites.values().map(|version| site_status(&snapshot, &wanted, version)).collect(),
+        addresses: addresses(&snapshot),
         differences: snapshot.differences().iter().map(|one| difference(&snapshot, one)).collect(),
         untold_sites: snapshot.untold as u64,
     }
+}
+
+/// The home addresses that were not taken back.
+fn addresses(snapshot: &Snapshot) -> Vec<api::AddressStatus> {
+    let standing = snapshot.homes();
+    let status = |grant: &AddressGrant| {
+        let home = grant.home.as_ref()?;
+        let (tcp, udp) = match &home.ports {
+            Ports::All => (None, None),
+            Ports::Only { tcp, udp } => (Some(tcp.clone()), Some(udp.clone())),
+        };
+        let announces = |(by, announced): (&MemberId, &Vec<Announcement>)| {
+            let is_one = announced.iter().any(|one| home.addresses().any(|address| address == one.home));
+            (is_one && snapshot.is_in_reach(by)).then(|| snapshot.name(by))
+        };
+        Some(api::AddressStatus {
+            name: grant.name.to_string(),
+            v4: home.v4,
+            v6: home.v6,
+            tcp,
+            udp,
+            members: home.servers.iter().map(ToString::to_string).collect(),
+            sequence: grant.sequence,
+            granted_at_ms: grant.granted_at.as_millis(),
+            stands: standing.iter().any(|(name, _)| **name == grant.name),
+            announced_by: snapshot.announced.iter().filter_map(announces).collect(),
+        })
+    };
+    snapshot.addresses.values().filter_map(status).collect()
 }
 
 fn difference(snapshot: &Snapshot, difference: &agreement::Difference) -> api::Difference {

@@ -367,6 +367,7 @@ fn refused(failure: &Failure) -> Error {
             let code = match error {
                 SubmitError::LowerVersion { .. } | SubmitError::Outdated => Code::LowerVersion,
                 SubmitError::Conflict { .. } => Code::Lost,
+                SubmitError::NameTaken { .. } | SubmitError::AddressTaken { .. } => Code::Taken,
                 SubmitError::NotAllowed(invalid) => Code::from(invalid),
                 SubmitError::TooLarge { .. } => Code::TooLarge,
                 SubmitError::Full => Code::Full,
