@@ -1,5 +1,5 @@
 //! The only unsafe code: namespaces, ports for packets, datagrams by the batch, waiting, births of
-//! processes.
+//! processes, TCP connections that change hosts.
 //!
 //! IO without opinions. Each module wraps a few system calls that no library of the project's
 //! wraps, in functions that are safe to call with any argument.
@@ -14,6 +14,7 @@ pub mod offload;
 pub mod poll;
 pub mod port;
 pub mod process;
+pub mod repair;
 mod ring;
 pub mod sockets;
 pub mod tcp;

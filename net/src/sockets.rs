@@ -33,6 +33,16 @@ const INETDIAG_NOCOOKIE: u32 = u32::MAX;
 const TCP_LISTEN: u8 = 10;
 const HEADER_LEN: usize = 16;
 const REQUEST_LEN: usize = HEADER_LEN + 56;
+const MESSAGE_LEN: usize = 72;
+/// `tcp_info`, and with it whether segments are signed.
+const WITH_INFO: u8 = 1 << (2 - 1);
+const INET_DIAG_MD5SIG: u16 = 18;
+
+/// What is told of a socket.
+struct Socket {
+    state: u8,
+    signed: bool,
+}
 
 impl Sockets {
     /// Opens a conversation about the calling thread's network namespace. Never waits for long.
@@ -48,27 +58,39 @@ impl Sockets {
 
     /// Who would get a TCP segment from `from` to `to`.
     pub fn tcp(&mut self, from: SocketAddr, to: SocketAddr) -> io::Result<Found> {
-        match self.ask(libc::IPPROTO_TCP as u8, from, to)? {
+        match self.ask([libc::IPPROTO_TCP as u8, 0], from, to)?.map(|socket| socket.state) {
             None => Ok(Found::Nobody),
             Some(TCP_LISTEN) => Ok(Found::Listener),
             Some(_) => Ok(Found::Connection),
         }
     }
 
-    /// Whether anybody listens for UDP datagrams at `to`.
-    pub fn udp(&mut self, from: SocketAddr, to: SocketAddr) -> io::Result<bool> {
-        Ok(self.ask(libc::IPPROTO_UDP as u8, from, to)?.is_some())
+    /// Whether the segments of the connection that exists there are signed (TCP-MD5, RFC 2385); `None`
+    /// without one. Takes `CAP_NET_ADMIN`: others are told that they are not.
+    pub fn signed(&mut self, from: SocketAddr, to: SocketAddr) -> io::Result<Option<bool>> {
+        let socket = self.ask([libc::IPPROTO_TCP as u8, WITH_INFO], from, to)?;
+        Ok(socket.filter(|socket| socket.state != TCP_LISTEN).map(|socket| socket.signed))
     }
 
-    /// The state of the socket that a packet would go to.
-    fn ask(&mut self, protocol: u8, from: SocketAddr, to: SocketAddr) -> io::Result<Option<u8>> {
+    /// Whether anybody listens for UDP datagrams at `to`.
+    pub fn udp(&mut self, from: SocketAddr, to: SocketAddr) -> io::Result<bool> {
+        Ok(self.ask([libc::IPPROTO_UDP as u8, 0], from, to)?.is_some())
+    }
+
+    /// The socket that a packet would go to. Asked for with a protocol, and what is to be told of it.
+    fn ask(
+        &mut self,
+        [protocol, extensions]: [u8; 2],
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> io::Result<Option<Socket>> {
         if from.is_ipv4() != to.is_ipv4() {
             return Ok(None);
         }
         self.sequence = self.sequence.wrapping_add(1);
         // An exact look-up speaks from the socket's side; the kernel looks UDP up the other way round.
         let (local, remote) = if protocol == libc::IPPROTO_UDP as u8 { (from, to) } else { (to, from) };
-        let request = request(self.sequence, protocol, local, remote);
+        let request = request(self.sequence, [protocol, extensions], local, remote);
         let fd = self.socket.as_raw_fd();
         // SAFETY: the pointer and length describe `request`, which outlives the call.
         let sent = unsafe { libc::send(fd, request.as_ptr().cast(), request.len(), 0) };
@@ -91,7 +113,7 @@ impl Sockets {
 ///  nlmsghdr (16) │ family │ protocol │ ext │ pad │ states (4) │
 ///    source port (2) │ destination port (2) │ source (16) │ destination (16) │ interface (4) │ cookie (8)
 /// ```
-fn request(sequence: u32, protocol: u8, local: SocketAddr, remote: SocketAddr) -> [u8; REQUEST_LEN] {
+fn request(sequence: u32, kind: [u8; 2], local: SocketAddr, remote: SocketAddr) -> [u8; REQUEST_LEN] {
     let mut bytes = [0; REQUEST_LEN];
     bytes[..4].copy_from_slice(&(REQUEST_LEN as u32).to_ne_bytes());
     bytes[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
@@ -99,7 +121,7 @@ fn request(sequence: u32, protocol: u8, local: SocketAddr, remote: SocketAddr) -
     bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
     let body = &mut bytes[HEADER_LEN..];
     body[0] = if local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u8;
-    body[1] = protocol;
+    body[1..3].copy_from_slice(&kind);
     body[4..8].copy_from_slice(&u32::MAX.to_ne_bytes());
     body[8..10].copy_from_slice(&local.port().to_be_bytes());
     body[10..12].copy_from_slice(&remote.port().to_be_bytes());
@@ -115,7 +137,7 @@ fn request(sequence: u32, protocol: u8, local: SocketAddr, remote: SocketAddr) -
 }
 
 /// The answer to the request with this number; `None` for what is left of one before.
-fn read(answer: &[u8], sequence: u32) -> Option<io::Result<Option<u8>>> {
+fn read(answer: &[u8], sequence: u32) -> Option<io::Result<Option<Socket>>> {
     let number = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
     if number(8) != Some(sequence) {
         return None;
@@ -127,8 +149,23 @@ fn read(answer: &[u8], sequence: u32) -> Option<io::Result<Option<u8>>> {
             code => Err(io::Error::from_raw_os_error(code)),
         },
         // inet_diag_msg: family, state.
-        (_, Some(_)) if kind == SOCK_DIAG_BY_FAMILY => Ok(answer.get(HEADER_LEN + 1).copied()),
+        (_, Some(_)) if kind == SOCK_DIAG_BY_FAMILY => {
+            let signed =
+                || attributes(answer.get(HEADER_LEN + MESSAGE_LEN..)?).find(|n| *n == INET_DIAG_MD5SIG);
+            let signed = signed().is_some();
+            Ok(answer.get(HEADER_LEN + 1).map(|state| Socket { state: *state, signed }))
+        }
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is malformed")),
+    })
+}
+
+/// The kinds of the attributes in `bytes`; it ends where they are malformed.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = u16> + '_ {
+    std::iter::from_fn(move || {
+        let [a, b, c, d] = *bytes.first_chunk()?;
+        let len = usize::from(u16::from_ne_bytes([a, b])).max(4).next_multiple_of(4);
+        bytes = bytes.get(len..).unwrap_or_default();
+        Some(u16::from_ne_bytes([c, d]))
     })
 }
 
