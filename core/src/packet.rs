@@ -6,6 +6,7 @@
 //! that hosts send are passed over.
 
 pub mod checksum;
+pub mod ecn;
 pub mod edit;
 pub mod parse;
 pub mod too_big;

@@ -6,10 +6,12 @@
 //! twice; the receiver takes each counter once ([`replay`]).
 
 pub mod control;
+pub mod header;
 pub mod key;
 pub mod replay;
 
 pub use control::{Control, Cookie};
+pub use header::{Cipher, Header};
 pub use key::{KeyId, Secret, TunnelKey};
 
 /// The smallest inner packet that a tunnel must carry, octets (RFC 791, 3.1: what every host must
