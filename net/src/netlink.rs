@@ -11,9 +11,11 @@
 mod dump;
 mod host;
 mod policy;
+mod route;
 
 pub use host::{Changes, HostAddress};
 pub use policy::{ROUTES_MAX, Rule};
+pub use route::Route;
 
 use crate::namespace::check;
 use std::ffi::CString;

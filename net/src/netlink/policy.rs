@@ -105,7 +105,7 @@ impl Netlink {
         // What was there before and is not in the main table any more.
         for old in self.routes(family, table)? {
             if !copies.iter().any(|copy| same_route(copy, &old)) {
-                self.remove_route(&old)?;
+                self.remove_listed(&old)?;
             }
         }
         Ok(())
@@ -115,7 +115,7 @@ impl Netlink {
     pub fn clear_table(&mut self, table: u32) -> io::Result<()> {
         for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
             for route in self.routes(family, table)? {
-                self.remove_route(&route)?;
+                self.remove_listed(&route)?;
             }
         }
         Ok(())
@@ -132,7 +132,7 @@ impl Netlink {
         Ok(listed)
     }
 
-    fn remove_route(&mut self, route: &Listed) -> io::Result<()> {
+    fn remove_listed(&mut self, route: &Listed) -> io::Result<()> {
         let mut message = Message::new(libc::RTM_DELROUTE, 0);
         message.bytes.extend(&route.body);
         gone_is_fine(self.request(message))
