@@ -1,5 +1,5 @@
-//! The only unsafe code: namespaces, ports for packets, datagrams by the batch, waiting, births of
-//! processes, TCP connections that change hosts.
+//! The only unsafe code: namespaces, ports for packets, tunnels, datagrams by the batch, waiting, births
+//! of processes, TCP connections that change hosts.
 //!
 //! IO without opinions. Each module wraps a few system calls that no library of the project's
 //! wraps, in functions that are safe to call with any argument.
@@ -18,4 +18,5 @@ pub mod repair;
 mod ring;
 pub mod sockets;
 pub mod tcp;
+pub mod tunnel;
 pub mod udp;

@@ -1,12 +1,13 @@
 //! What a host leaves to its interface: the checksum of a packet, and cutting a train of UDP
-//! datagrams into packets.
+//! datagrams or TCP segments into packets.
 //!
 //! A program that sends many datagrams to one address hands them to the kernel as one (`UDP_SEGMENT`),
 //! and a network card cuts them. A port may carry such a train uncut, with the `virtio_net_hdr` of
 //! `linux/virtio_net.h` that says how it is to be cut, and the receiving kernel takes it whole
 //! (`UDP_GRO`): a tenth of the cost of ten packets. Parts of a train can be cut out here, so that
-//! whoever carries it may treat each datagram by itself.
+//! whoever carries it may treat each datagram by itself. TCP does the same with segments.
 
+use godwit_core::packet::{TCP, UDP};
 use std::ops::Range;
 
 /// Bytes of the header on a TUN device with `IFF_VNET_HDR`.
@@ -16,8 +17,23 @@ pub(crate) const HEADER_LEN: usize = 10;
 pub const TRAIN_LEN_MAX: usize = 65_535;
 
 const UDP_HEADER_LEN: usize = 8;
+const TCP_HEADER_LEN: usize = 20;
+/// `VIRTIO_NET_HDR_F_NEEDS_CSUM`: what stands for the checksum is the sum over the pseudo-header.
+const NEEDS_CHECKSUM: u8 = 1;
+/// `VIRTIO_NET_HDR_GSO_TCPV4`, `_TCPV6`: each piece gets the headers with its own sequence number.
+const GSO_TCP_V4: u8 = 1;
+const GSO_TCP_V6: u8 = 4;
 /// `VIRTIO_NET_HDR_GSO_UDP_L4`: the payload is cut, and each piece gets the headers.
 const GSO_UDP_L4: u8 = 5;
+/// `VIRTIO_NET_HDR_GSO_ECN`: the first segment alone says that the window was reduced.
+const GSO_ECN: u8 = 0x80;
+
+/// What a train carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Load {
+    Tcp,
+    Udp,
+}
 
 /// `struct virtio_net_hdr`. The default is a packet with nothing left to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +47,38 @@ pub struct Offload {
 }
 
 impl Offload {
+    /// A packet whose checksum of TCP or UDP, which begin at `start`, is left to the receiver.
+    pub(crate) fn unsummed(start: usize, protocol: u8) -> Offload {
+        let checksum_offset = if protocol == TCP { 16 } else { 6 };
+        Offload { flags: NEEDS_CHECKSUM, checksum_start: start as u16, checksum_offset, ..Offload::default() }
+    }
+
+    /// A train of TCP segments with this much payload each, but the last.
+    pub(crate) fn tcp_train(v6: bool, start: usize, header_len: usize, segment_len: usize) -> Offload {
+        Offload {
+            gso_type: if v6 { GSO_TCP_V6 } else { GSO_TCP_V4 },
+            header_len: header_len as u16,
+            segment_len: segment_len as u16,
+            ..Offload::unsummed(start, TCP)
+        }
+    }
+
+    /// A train of UDP datagrams with this much payload each, but the last.
+    pub(crate) fn udp_train(start: usize, segment_len: usize) -> Offload {
+        Offload {
+            gso_type: GSO_UDP_L4,
+            header_len: (start + UDP_HEADER_LEN) as u16,
+            segment_len: segment_len as u16,
+            ..Offload::unsummed(start, UDP)
+        }
+    }
+
+    /// Where the part begins that the checksum covers, and where it is to be put, if that is left to do.
+    pub(crate) fn checksum(&self) -> Option<(usize, usize)> {
+        let start = usize::from(self.checksum_start);
+        (self.flags & NEEDS_CHECKSUM != 0).then_some((start, start + usize::from(self.checksum_offset)))
+    }
+
     pub(crate) fn decode(header: &[u8; HEADER_LEN]) -> Offload {
         let [flags, gso_type, fields @ ..] = *header;
         let field = |at: usize| u16::from_ne_bytes([fields[at], fields[at + 1]]);
@@ -54,7 +102,7 @@ impl Offload {
     }
 }
 
-/// A packet, or a train of UDP datagrams with one set of headers.
+/// A packet, or a train of UDP datagrams or TCP segments with one set of headers.
 #[derive(Clone, Copy, Debug)]
 pub struct Train<'a> {
     /// IP header onwards.
@@ -67,6 +115,11 @@ impl<'a> Train<'a> {
     /// A packet with nothing left to do.
     pub fn single(packet: &'a [u8]) -> Train<'a> {
         Train { packet, offload: Offload::default() }
+    }
+
+    /// Whether it says of itself that it is a train, but its form is not understood.
+    pub(crate) fn is_malformed(&self) -> bool {
+        self.offload.gso_type & !GSO_ECN != 0 && self.headers().is_none()
     }
 
     /// How many packets it is on the wire, 1 at least.
@@ -94,26 +147,66 @@ impl<'a> Train<'a> {
                 return self.offload;
             }
         };
-        out.extend_from_slice(&self.packet[..headers]);
-        out.extend_from_slice(&self.packet[self.payload(&numbers, headers)]);
-        set_lengths(out, headers);
+        out.resize(headers + self.payload(&numbers, headers).len(), 0);
+        self.cut_into(&numbers, headers, out);
         match numbers.len() {
             1 => Offload { gso_type: 0, header_len: 0, segment_len: 0, ..self.offload },
             _ => self.offload,
         }
     }
 
+    /// Puts packet `number` into the first octets of `out`, which has room for it; answers its length.
+    /// What its offload says of the checksum holds for it too.
+    pub(crate) fn packet_into(&self, number: usize, out: &mut [u8]) -> usize {
+        let len = self.len_of(number);
+        match self.headers() {
+            Some(headers) if self.count() > 1 => {
+                self.cut_into(&(number..number + 1), headers, &mut out[..len]);
+            }
+            _ => out[..len].copy_from_slice(self.packet),
+        }
+        len
+    }
+
+    fn cut_into(&self, numbers: &Range<usize>, headers: usize, out: &mut [u8]) {
+        out[..headers].copy_from_slice(&self.packet[..headers]);
+        out[headers..].copy_from_slice(&self.packet[self.payload(numbers, headers)]);
+        let start = usize::from(self.offload.checksum_start);
+        let id = numbers.start as u16;
+        if self.load() == Some(Load::Tcp) {
+            let ends = numbers.end >= self.count();
+            set_sequence(&mut out[start..], numbers.start * usize::from(self.offload.segment_len), ends);
+        }
+        set_lengths(out, start, headers, id);
+    }
+
     /// The length of its headers, if it is a train whose form is understood.
     fn headers(&self) -> Option<usize> {
-        let Offload { gso_type, segment_len, checksum_start, .. } = self.offload;
-        let headers = usize::from(checksum_start) + UDP_HEADER_LEN;
-        let shortest = match self.packet.first()? >> 4 {
-            4 => 20 + UDP_HEADER_LEN,
-            6 => 40 + UDP_HEADER_LEN,
+        let start = usize::from(self.offload.checksum_start);
+        let ip = match self.packet.first()? >> 4 {
+            4 => 20,
+            6 => 40,
             _ => return None,
         };
-        let is_train = gso_type == GSO_UDP_L4 && segment_len > 0;
-        (is_train && headers >= shortest && headers < self.packet.len()).then_some(headers)
+        let headers = match self.load()? {
+            Load::Udp => start + UDP_HEADER_LEN,
+            Load::Tcp => {
+                let len = usize::from(self.packet.get(start + 12)? >> 4) * 4;
+                (len >= TCP_HEADER_LEN).then_some(start + len)?
+            }
+        };
+        let is_train = self.offload.segment_len > 0 && start >= ip;
+        (is_train && headers < self.packet.len()).then_some(headers)
+    }
+
+    fn load(&self) -> Option<Load> {
+        let v4 = self.packet.first()? >> 4 == 4;
+        match self.offload.gso_type & !GSO_ECN {
+            GSO_UDP_L4 => Some(Load::Udp),
+            GSO_TCP_V4 if v4 && *self.packet.get(9)? == TCP => Some(Load::Tcp),
+            GSO_TCP_V6 if !v4 => Some(Load::Tcp),
+            _ => None,
+        }
     }
 
     fn payload_len(&self, headers: usize) -> usize {
@@ -128,25 +221,51 @@ impl<'a> Train<'a> {
     }
 }
 
-/// Makes the lengths and sums in the headers those of `packet`. The UDP checksum is left to the
-/// receiving kernel; what stands in its place is the sum over the pseudo-header, with the length.
-fn set_lengths(packet: &mut [u8], headers: usize) {
+/// Makes `tcp` the segment that begins `offset` octets into the train; FIN and PSH are the last one's,
+/// CWR is the first one's (RFC 3168, 6.1.2).
+fn set_sequence(tcp: &mut [u8], offset: usize, last: bool) {
+    const FIN: u8 = 0x01;
+    const PSH: u8 = 0x08;
+    const CWR: u8 = 0x80;
+    let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(offset as u32);
+    tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
+    if !last {
+        tcp[13] &= !(FIN | PSH);
+    }
+    if offset > 0 {
+        tcp[13] &= !CWR;
+    }
+}
+
+/// Makes the lengths and sums in the headers those of `packet`, and its IPv4 identification `id` more
+/// than it was. The checksum of what begins at `start` is left to the receiving kernel; what stands in
+/// its place is the sum over the pseudo-header, with the length.
+fn set_lengths(packet: &mut [u8], start: usize, headers: usize, id: u16) {
     // At most TRAIN_LEN_MAX, as it is a part of a packet.
     let len = packet.len() as u16;
-    let udp = headers - UDP_HEADER_LEN;
+    let old = match packet[0] >> 4 {
+        4 => get(packet, 2).wrapping_sub(start as u16),
+        _ => get(packet, 4).wrapping_sub(start as u16 - 40),
+    };
     if packet[0] >> 4 == 4 {
         put(packet, 2, len);
+        put(packet, 4, get(packet, 4).wrapping_add(id));
         put(packet, 10, 0);
         let header_len = usize::from(packet[0] & 15) * 4;
-        let sum = !sum_of(&packet[..header_len.min(udp)]);
+        let sum = !sum_of(&packet[..header_len.min(start)]);
         put(packet, 10, sum);
     } else {
         put(packet, 4, len - 40);
     }
-    let (old, new) = (get(packet, udp + 4), len - udp as u16);
-    put(packet, udp + 4, new);
-    let pseudo = fold(u32::from(get(packet, udp + 6)) + u32::from(!old) + u32::from(new));
-    put(packet, udp + 6, pseudo);
+    let new = len - start as u16;
+    let at = if headers - start == UDP_HEADER_LEN {
+        put(packet, start + 4, new);
+        start + 6
+    } else {
+        start + 16
+    };
+    let pseudo = fold(u32::from(get(packet, at)) + u32::from(!old) + u32::from(new));
+    put(packet, at, pseudo);
 }
 
 fn get(packet: &[u8], at: usize) -> u16 {

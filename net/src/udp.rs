@@ -214,7 +214,7 @@ pub fn tell_destination(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), len) })
 }
 
-fn address(source: &libc::sockaddr_in6) -> Option<SocketAddr> {
+pub(crate) fn address(source: &libc::sockaddr_in6) -> Option<SocketAddr> {
     match libc::c_int::from(source.sin6_family) {
         libc::AF_INET => {
             // An IPv4 source is shorter: port and address stand where an IPv6 one has its port and
@@ -228,6 +228,37 @@ fn address(source: &libc::sockaddr_in6) -> Option<SocketAddr> {
         }
         _ => None,
     }
+}
+
+/// Where the data of a control message begins (cmsg(3)): after length, level and type.
+const DATA: usize = size_of::<libc::cmsghdr>();
+
+/// Writes a control message to the beginning of `to`, which has room for it; answers its length with
+/// what it is padded by.
+pub(crate) fn control_message(to: &mut [u8], level: libc::c_int, kind: libc::c_int, value: &[u8]) -> usize {
+    let len = DATA + value.len();
+    to[offset_of!(libc::cmsghdr, cmsg_len)..][..size_of::<usize>()].copy_from_slice(&len.to_ne_bytes());
+    to[offset_of!(libc::cmsghdr, cmsg_level)..][..4].copy_from_slice(&level.to_ne_bytes());
+    to[offset_of!(libc::cmsghdr, cmsg_type)..][..4].copy_from_slice(&kind.to_ne_bytes());
+    to[DATA..len].copy_from_slice(value);
+    len.next_multiple_of(size_of::<usize>())
+}
+
+/// The control messages that `bytes` hold: level, type, data.
+pub(crate) fn control_messages(bytes: &[u8]) -> impl Iterator<Item = (libc::c_int, libc::c_int, &[u8])> + '_ {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let len = rest[..].get(offset_of!(libc::cmsghdr, cmsg_len)..)?.first_chunk()?;
+        let len = usize::from_ne_bytes(*len);
+        let number = |at: usize| Some(libc::c_int::from_ne_bytes(*rest.get(at..)?.first_chunk()?));
+        let message = (
+            number(offset_of!(libc::cmsghdr, cmsg_level))?,
+            number(offset_of!(libc::cmsghdr, cmsg_type))?,
+            rest.get(DATA..len)?,
+        );
+        rest = rest.get(len.next_multiple_of(size_of::<usize>())..).unwrap_or_default();
+        Some(message)
+    })
 }
 
 /// Turns what was received about the destination into what is sent to choose the source: the same
@@ -343,6 +374,21 @@ mod tests {
             client.send_to(&vec![7; sent], server.local_addr().unwrap()).unwrap();
             assert_eq!(batch.receive(server.as_fd()).unwrap(), 1);
             assert_eq!(batch.query(0).unwrap().0, vec![7; seen]);
+        }
+    }
+
+    #[test]
+    fn control_messages_are_read_as_written_and_nonsense_ends_them() {
+        let mut bytes = [0; 64];
+        let first = control_message(&mut bytes, 1, 2, &[7]);
+        let len = first + control_message(&mut bytes[first..], 3, 4, &[8, 9]);
+        let read: Vec<_> = control_messages(&bytes[..len]).collect();
+        assert_eq!(read, [(1, 2, &[7][..]), (3, 4, &[8, 9])]);
+        for at in 0..first + DATA + 2 {
+            assert!(control_messages(&bytes[..at]).count() < 2);
+            let mut bad = bytes;
+            bad[at] ^= 0xff;
+            assert!(control_messages(&bad[..len]).count() <= 2);
         }
     }
 
