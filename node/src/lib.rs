@@ -49,6 +49,7 @@ pub mod datadir;
 mod driver;
 mod fetch;
 mod generation;
+pub mod handoff;
 pub mod health;
 mod held;
 pub mod homes;
