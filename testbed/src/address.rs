@@ -3,6 +3,7 @@
 //! ```text
 //!  members   198.18.R.N    fd67:7764:1000+R::N     R: number of the region, from 0
 //!  clients   198.19.R.N    fd67:7764:2000+R::N     N: number within the region, from 1
+//!  homes     198.18.255.N  fd67:7764:3000::N       home addresses: of whoever announces them
 //! ```
 //!
 //! 198.18.0.0/15 is set aside for testing networks (RFC 2544), fd67:7764::/32 is of the range for
@@ -53,6 +54,29 @@ pub fn prefixes(side: Side, region: u8, loopback: bool) -> Vec<IpNet> {
     vec![v4.into(), v6.into()]
 }
 
+/// Home address number `number`, 1 to 254: no host's, but of whoever announces it.
+pub fn of_home(number: u8) -> (Ipv4Addr, Ipv6Addr) {
+    let v6 = Ipv6Addr::new(0xfd67, 0x7764, 0x3000, 0, 0, 0, 0, u16::from(number));
+    (Ipv4Addr::new(198, 18, 255, number), v6)
+}
+
+/// Whether the plan has the address for a home address.
+pub fn is_home(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.octets()[..3] == [198, 18, 255],
+        IpAddr::V6(v6) => v6.segments()[..7] == [0xfd67, 0x7764, 0x3000, 0, 0, 0, 0],
+    }
+}
+
+/// Where a packet says that it comes from.
+pub fn source(packet: &[u8]) -> Option<IpAddr> {
+    match packet.first()? >> 4 {
+        4 => packet.get(12..16)?.try_into().ok().map(|octets: [u8; 4]| octets.into()),
+        6 => packet.get(8..24)?.try_into().ok().map(|octets: [u8; 16]| octets.into()),
+        _ => None,
+    }
+}
+
 /// Where a packet wants to go: its destination, when the plan has it.
 pub fn destination(packet: &[u8]) -> Option<IpAddr> {
     match packet.first()? >> 4 {
@@ -80,6 +104,11 @@ impl HostTable {
     /// Says that the host with this address has this number.
     pub fn insert(&mut self, side: Side, region: u8, number: u8, host: u16) {
         self.slots[slot(side, region, number)] = host;
+    }
+
+    /// Says that no host has this address any more.
+    pub fn remove(&mut self, side: Side, region: u8, number: u8) {
+        self.slots[slot(side, region, number)] = NOBODY;
     }
 
     /// The host that has the address.
@@ -141,17 +170,28 @@ mod tests {
     }
 
     #[test]
+    fn home_addresses_are_no_hosts() {
+        let (v4, v6) = of_home(7);
+        assert_eq!((v4.to_string().as_str(), v6.to_string().as_str()), ("198.18.255.7", "fd67:7764:3000::7"));
+        assert!(is_home(v4.into()) && is_home(v6.into()));
+        let (v4, v6) = of_host(Side::Member, 249, 7);
+        assert!(!is_home(v4.into()) && !is_home(v6.into()));
+    }
+
+    #[test]
     fn destination_is_read_from_both_versions_and_never_beyond_the_packet() {
         let mut v4 = [0u8; 20];
         v4[0] = 0x45;
         v4[16..].copy_from_slice(&[198, 18, 0, 1]);
         assert_eq!(destination(&v4), Some("198.18.0.1".parse().unwrap()));
+        assert_eq!(source(&v4), Some("0.0.0.0".parse().unwrap()));
         let mut v6 = [0u8; 40];
         v6[0] = 0x60;
         v6[39] = 1;
         assert_eq!(destination(&v6), Some("::1".parse().unwrap()));
         for len in 0..20 {
             assert_eq!(destination(&v4[..len]), None);
+            assert_eq!(source(&v4[..len.min(15)]), None);
         }
         assert_eq!(destination(&v6[..39]), None);
     }

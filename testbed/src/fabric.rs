@@ -14,15 +14,18 @@
 //! The fabric measures how late it hands packets over. A run on an overloaded machine tells about
 //! the machine and not about godwit; [`Report::valid`] says whether it can be trusted.
 
+mod anycast;
 mod engine;
 mod lateness;
 mod pcap;
 mod switch;
 
+pub use anycast::Announcement;
 pub use engine::{Fabric, FabricHandle};
 pub use lateness::Lateness;
 pub use switch::{Departure, Switch};
 
+use crate::address::Side;
 use godwit_sim::link::Profile;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -46,6 +49,9 @@ pub struct Report {
     pub queue_full: u64,
     /// Packets to addresses that no host has.
     pub nowhere: u64,
+    /// Packets from addresses that were not the sending host's, dropped where that is asked for.
+    #[serde(default)]
+    pub filtered: u64,
     /// Packets dropped because too many were under way, or a host could not take more: the
     /// fabric's own fault.
     pub overflow: u64,
@@ -72,4 +78,17 @@ pub struct LinkChange {
     pub to: u16,
     /// What the link is like from now on.
     pub profile: Profile,
+}
+
+/// A host gets another address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// The host.
+    pub host: u16,
+    /// Its side of the address plan.
+    pub side: Side,
+    /// Region and number before.
+    pub from: (u8, u8),
+    /// Region and number from now on.
+    pub to: (u8, u8),
 }

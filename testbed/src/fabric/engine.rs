@@ -1,7 +1,7 @@
 //! The fabric's thread: waits for packets and for the moment the next one is due.
 
 use super::pcap::Capture;
-use super::{LinkChange, Report, Switch};
+use super::{Announcement, LinkChange, Move, Report, Switch};
 use anyhow::Context;
 use godwit_net::offload::Train;
 use godwit_net::poll::{Doorbell, Poll, Timer, monotonic};
@@ -46,6 +46,10 @@ pub struct FabricHandle {
 
 enum Order {
     Change(Vec<LinkChange>),
+    Announce(Announcement),
+    WithdrawAll(u16),
+    Filter(u16, bool),
+    Rehome(Move),
     Report(SyncSender<Report>),
     End,
 }
@@ -99,6 +103,26 @@ impl FabricHandle {
     /// Changes links, all at once.
     pub fn change(&self, changes: Vec<LinkChange>) {
         self.order(Order::Change(changes));
+    }
+
+    /// A host begins or ends to announce an address.
+    pub fn announce(&self, change: Announcement) {
+        self.order(Order::Announce(change));
+    }
+
+    /// The routers around a host have lost it.
+    pub fn withdraw_all(&self, host: u16) {
+        self.order(Order::WithdrawAll(host));
+    }
+
+    /// Lets out of a host only what comes from its own addresses, or all.
+    pub fn filter(&self, host: u16, filter: bool) {
+        self.order(Order::Filter(host, filter));
+    }
+
+    /// A host has another address.
+    pub fn rehome(&self, change: Move) {
+        self.order(Order::Rehome(change));
     }
 
     /// What the fabric has done so far; `None` when it has ended.
@@ -215,6 +239,10 @@ impl Engine {
                 Ok(Order::Change(changes)) => {
                     changes.into_iter().for_each(|change| self.switch.change(change))
                 }
+                Ok(Order::Announce(change)) => self.switch.announce(change),
+                Ok(Order::WithdrawAll(host)) => self.switch.withdraw_all(host),
+                Ok(Order::Filter(host, filter)) => self.switch.filter(host, filter),
+                Ok(Order::Rehome(change)) => self.switch.rehome(change),
                 Ok(Order::Report(answer)) => {
                     // Who asks may want to read the capture next.
                     self.capture.as_mut().map(Capture::flush);

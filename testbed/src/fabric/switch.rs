@@ -1,7 +1,8 @@
 //! The fabric without its ports and clock: packets go in with a time, and come out when due.
 
-use super::{LATENESS_MAX, Lateness, LinkChange, Report};
-use crate::address::{HostTable, destination};
+use super::anycast::Anycast;
+use super::{Announcement, LATENESS_MAX, Lateness, LinkChange, Move, Report};
+use crate::address::{HostTable, destination, is_home, source};
 use godwit_net::offload::{Offload, Train};
 use godwit_sim::link::{LinkModel, Profile, Verdict};
 use rand::SeedableRng;
@@ -39,6 +40,9 @@ pub struct Switch {
     hosts: usize,
     table: HostTable,
     links: Vec<LinkModel>,
+    anycast: Anycast,
+    /// Hosts that may only send from addresses that are theirs (BCP 38).
+    filtered: Vec<bool>,
     rng: SmallRng,
     /// Packets under way, the next due first; equal times in the order of arrival, so that a link
     /// never reorders.
@@ -76,6 +80,8 @@ impl Switch {
             hosts,
             table,
             links: vec![cut; hosts * hosts],
+            anycast: Anycast::new(seed),
+            filtered: vec![false; hosts],
             rng: SmallRng::seed_from_u64(seed),
             queue: BinaryHeap::new(),
             order: 0,
@@ -93,12 +99,59 @@ impl Switch {
         if let Some(link) = self.links.get_mut(at) {
             link.set_profile(change.profile);
         }
+        self.anycast.forget_choices();
+    }
+
+    /// A host begins or ends to announce an address.
+    pub fn announce(&mut self, change: Announcement) {
+        self.anycast.change(change);
+    }
+
+    /// The routers around a host have lost it: all that it announces is withdrawn.
+    pub fn withdraw_all(&mut self, host: u16) {
+        self.anycast.withdraw_all(host);
+    }
+
+    /// From now on the network lets out of a host only what comes from an address of that host, or all.
+    pub fn filter(&mut self, host: u16, filter: bool) {
+        if let Some(filtered) = self.filtered.get_mut(usize::from(host)) {
+            *filtered = filter;
+        }
+    }
+
+    /// A host has another address; packets to the one before go nowhere. Its links stay as they are.
+    pub fn rehome(&mut self, change: Move) {
+        let Move { host, side, from, to } = change;
+        self.table.remove(side, from.0, from.1);
+        self.table.insert(side, to.0, to.1, host);
+    }
+
+    /// The host that a packet of `from` goes to.
+    fn find(&mut self, from: u16, packet: &[u8]) -> Option<u16> {
+        let address = destination(packet)?;
+        if !is_home(address) {
+            return self.table.find(address);
+        }
+        let (links, hosts) = (&self.links, self.hosts);
+        self.anycast.find(from, address, |to| {
+            let path = links.get(usize::from(from) * hosts + usize::from(to))?.profile();
+            (!path.cut).then_some(path.delay)
+        })
+    }
+
+    fn lets_out(&self, from: u16, packet: &[u8]) -> bool {
+        let own = |address| self.table.find(address) == Some(from) || self.anycast.announces(from, address);
+        !self.filtered.get(usize::from(from)).copied().unwrap_or(false) || source(packet).is_some_and(own)
     }
 
     /// Takes what host `from` sent at `now`. The link decides about each packet of a train by
     /// itself; those that arrive together, one after the other, go on as a train.
     pub fn accept(&mut self, now: Duration, from: u16, train: Train<'_>) {
-        let Some(to) = destination(train.packet).and_then(|address| self.table.find(address)) else {
+        if !self.lets_out(from, train.packet) {
+            self.counts.filtered += train.count() as u64;
+            return;
+        }
+        let Some(to) = self.find(from, train.packet) else {
             self.counts.nowhere += 1;
             return;
         };
@@ -268,6 +321,55 @@ mod tests {
         switch.accept(ms(0), 0, Train::single(&[]));
         let report = switch.report();
         assert_eq!((report.cut, report.nowhere, report.under_way), (1, 2, 0));
+    }
+
+    #[test]
+    fn packets_to_a_home_address_reach_who_announces_it() {
+        let mut switch = switch(Profile::with_delay(ms(10)));
+        let home = crate::address::of_home(1).0;
+        let mut to_home = packet(1, 7);
+        to_home[16..20].copy_from_slice(&home.octets());
+        switch.accept(ms(0), 0, Train::single(&to_home));
+        assert_eq!(switch.report().nowhere, 1, "nobody does");
+        switch.announce(Announcement { address: home.into(), host: 2, announced: true });
+        switch.accept(ms(0), 0, Train::single(&to_home));
+        assert_eq!(departures(&mut switch, ms(10)), [(ms(10), 2, 7)]);
+        switch.withdraw_all(2);
+        switch.accept(ms(20), 0, Train::single(&to_home));
+        assert_eq!(switch.report().nowhere, 2);
+    }
+
+    #[test]
+    fn a_filter_lets_out_what_is_the_hosts_own() {
+        let mut switch = switch(Profile::default());
+        let (own, home) = (of_host(Side::Member, 0, 1).0, crate::address::of_home(1).0);
+        let mut from_home = packet(1, 1);
+        from_home[12..16].copy_from_slice(&home.octets());
+        let mut from_own = packet(1, 2);
+        from_own[12..16].copy_from_slice(&own.octets());
+        let pass = |switch: &mut Switch, packet: &[u8]| {
+            switch.accept(ms(0), 0, Train::single(packet));
+            departures(switch, ms(0)).len()
+        };
+        assert_eq!(pass(&mut switch, &from_home), 1, "nothing is filtered unless asked for");
+        switch.filter(0, true);
+        assert_eq!((pass(&mut switch, &from_home), pass(&mut switch, &from_own)), (0, 1));
+        assert_eq!(switch.report().filtered, 1);
+        switch.announce(Announcement { address: home.into(), host: 0, announced: true });
+        assert_eq!(pass(&mut switch, &from_home), 1, "it is the host's now");
+    }
+
+    #[test]
+    fn a_host_that_moved_has_its_new_address_only() {
+        let mut switch = switch(Profile::default());
+        let change = Move { host: 1, side: Side::Member, from: (1, 1), to: (9, 3) };
+        switch.rehome(change);
+        switch.accept(ms(0), 0, Train::single(&packet(1, 1)));
+        let mut there = packet(9, 2);
+        there[16..20].copy_from_slice(&of_host(Side::Member, 9, 3).0.octets());
+        switch.accept(ms(0), 0, Train::single(&there));
+        assert_eq!(departures(&mut switch, ms(0)), [(ms(0), 1, 2)]);
+        assert_eq!(switch.report().nowhere, 1);
     }
 
     #[test]
