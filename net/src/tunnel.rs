@@ -149,6 +149,13 @@ pub struct Kept {
     offload: Offload,
 }
 
+impl From<Vec<u8>> for Kept {
+    /// A packet of the owner's own, whole.
+    fn from(bytes: Vec<u8>) -> Kept {
+        Kept { bytes: bytes.into(), offload: Offload::default() }
+    }
+}
+
 impl Kept {
     /// All of it, from its IP header.
     pub fn bytes(&self) -> &[u8] {

@@ -237,3 +237,147 @@ fn finish(bytes: &mut [u8], packet: &Packet, len: usize, push: bool) {
         bytes[start + 6..start + 8].copy_from_slice(&pseudo);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::offload::Train;
+
+    const FIN: u8 = 0x01;
+
+    /// A train as a kernel hands it over: `len` octets of payload in segments of `segment`.
+    fn train(v6: bool, protocol: u8, len: usize, segment: usize) -> (Vec<u8>, Offload) {
+        let start = if v6 { 40 } else { 20 };
+        let mut upper = vec![0x9c, 0x40, 0, 80];
+        if protocol == TCP {
+            upper.extend([0xff, 0xff, 0xf0, 0, 0, 0, 0, 9, 0x80, ACK | PSH, 1, 0, 0, 0, 0, 0]);
+            // Timestamps, as most connections have them (RFC 7323).
+            upper.extend([1, 1, 8, 10, 0, 0, 0, 5, 0, 0, 0, 6]);
+        } else {
+            upper.extend([0; 4]);
+        }
+        let headers = start + upper.len();
+        upper.extend((0..len).map(|at| (at / segment + at) as u8));
+        let mut bytes = match v6 {
+            false => [&[0x45, 0, 0, 0, 0, 7, 0x40, 0, 64, protocol, 0, 0], &[10, 0, 0, 1, 10, 0, 0, 2][..]]
+                .concat(),
+            true => [&[0x60, 0, 0, 0, 0, 0, protocol, 64], &[0xfd; 32][..]].concat(),
+        };
+        bytes.extend(upper);
+        let opened = opened(0..bytes.len(), &mut bytes, true);
+        finish(&mut bytes, &opened.packet, headers + len, protocol == TCP);
+        let offload = match protocol {
+            TCP => Offload::tcp_train(v6, start, headers, segment),
+            _ => Offload::udp_train(start, segment),
+        };
+        (bytes, offload)
+    }
+
+    /// What lies at `place`, with the length that it has.
+    fn opened(place: Range<usize>, memory: &mut [u8], unsummed: bool) -> Opened {
+        let bytes = &mut memory[place.clone()];
+        let at = if bytes[0] >> 4 == 4 { 2 } else { 4 };
+        if bytes[at..at + 2] == [0, 0] {
+            let len = if at == 2 { bytes.len() } else { bytes.len() - 40 };
+            bytes[at..at + 2].copy_from_slice(&(len as u16).to_be_bytes());
+        }
+        Opened { packet: Packet::parse(bytes).unwrap(), place, unsummed }
+    }
+
+    /// The packets of a train as they lie after they were opened, with something between them.
+    fn laid(train: Train<'_>) -> (Vec<u8>, Vec<Range<usize>>) {
+        let (mut memory, mut places) = (Vec::new(), Vec::new());
+        for number in 0..train.count() {
+            memory.extend([0xee; 32]);
+            let start = memory.len();
+            memory.resize(start + train.len_of(number), 0);
+            train.packet_into(number, &mut memory[start..]);
+            places.push(start..memory.len());
+        }
+        (memory, places)
+    }
+
+    /// Gathers; answers the trains that came of it.
+    fn gather(memory: &mut [u8], places: &[Range<usize>], unsummed: bool) -> Vec<(Vec<u8>, Offload)> {
+        let (mut gather, mut trains) = (Gather::new(true), Vec::new());
+        let mut take = |gather: &mut Gather, memory: &mut [u8]| {
+            if let Some((parts, offload)) = gather.take(memory) {
+                let parts: Vec<&[u8]> = parts.iter().map(|part| &memory[part.clone()]).collect();
+                trains.push((parts.concat(), offload));
+            }
+        };
+        for place in places {
+            let next = opened(place.clone(), memory, unsummed);
+            if !gather.append(memory, &next) {
+                take(&mut gather, memory);
+                gather.begin(memory, next);
+            }
+        }
+        take(&mut gather, memory);
+        trains
+    }
+
+    #[test]
+    fn what_was_cut_is_put_together_as_it_was() {
+        for (v6, protocol) in [(false, TCP), (true, TCP), (false, UDP), (true, UDP)] {
+            for (len, segment) in [(1000, 1000), (3000, 1000), (3001, 1000), (60_000, 1380), (120, 100)] {
+                let (bytes, offload) = train(v6, protocol, len, segment);
+                let (mut memory, places) = laid(Train { packet: &bytes, offload });
+                assert_eq!(places.len(), len.div_ceil(segment));
+                let trains = gather(&mut memory, &places, true);
+                assert_eq!(trains.len(), 1);
+                assert!(trains[0].0 == bytes, "{v6} {protocol} {len}");
+                if len > segment {
+                    assert_eq!(trains[0].1, offload);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn packets_with_sums_are_put_together_only_if_they_are_right() {
+        let (bytes, offload) = train(false, TCP, 3000, 1000);
+        let (mut memory, places) = laid(Train { packet: &bytes, offload });
+        for place in &places {
+            let packet = &mut memory[place.clone()];
+            let sum = checksum::finish(checksum::add(0, &packet[20..]));
+            packet[36..38].copy_from_slice(&sum.to_be_bytes());
+        }
+        assert_eq!(gather(&mut memory.clone(), &places, false).len(), 1);
+        for place in &places {
+            let mut memory = memory.clone();
+            memory[place.end - 1] ^= 1;
+            let trains = gather(&mut memory, &places, false);
+            assert!(trains.len() > 1, "a wrong sum must not become a right one");
+            let wrong = trains.iter().find(|(bytes, _)| bytes.ends_with(&memory[place.clone()]));
+            assert_eq!(wrong.map(|(_, offload)| *offload), Some(Offload::default()));
+        }
+    }
+
+    #[test]
+    fn what_differs_stays_apart() {
+        type Change = (&'static str, fn(&mut [u8]));
+        let changes: [Change; 9] = [
+            ("class", |packet| packet[1] = 2),
+            ("hops", |packet| packet[8] = 9),
+            ("source", |packet| packet[15] = 9),
+            ("port", |packet| packet[21] = 9),
+            ("a gap", |packet| packet[26] ^= 0x40),
+            ("acknowledgement", |packet| packet[31] = 8),
+            ("FIN", |packet| packet[33] |= FIN),
+            ("window", |packet| packet[35] = 8),
+            ("timestamp", |packet| packet[47] = 8),
+        ];
+        let (bytes, offload) = train(false, TCP, 3000, 1000);
+        let (memory, places) = laid(Train { packet: &bytes, offload });
+        for (name, change) in changes {
+            let mut memory = memory.clone();
+            change(&mut memory[places[1].clone()]);
+            let trains = gather(&mut memory, &places, true);
+            assert_eq!(trains.len(), 3, "{name}");
+        }
+        // Longer than the first, or out of order.
+        let order = [places[2].clone(), places[1].clone(), places[0].clone()];
+        assert_eq!(gather(&mut memory.clone(), &order, true).len(), 3);
+    }
+}

@@ -67,6 +67,9 @@ struct State<'a> {
 impl State<'_> {
     fn piece(&mut self, memory: &mut [u8], arrival: &Arrival) {
         let mut start = arrival.place.start;
+        if arrival.place.is_empty() {
+            self.shared.counters.drop(Reason::Header, 1);
+        }
         while start < arrival.place.end {
             let end = (start + arrival.segment).min(arrival.place.end);
             if let Err(reason) = self.datagram(memory, start..end, arrival) {

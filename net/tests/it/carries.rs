@@ -1,7 +1,7 @@
 //! Packets come through, whole, in both families, inside and outside.
 
 use crate::in_own_network;
-use crate::world::{Cables, HOME_V4, HOME_V6, KEY, World, ip, world};
+use crate::world::{Cables, HOME_V4, HOME_V6, KEY, Return, World, ip, world};
 use godwit_core::tunnel::{Cipher, Control, Cookie};
 use godwit_net::tunnel::Event;
 use std::io::{Read, Write};
@@ -28,7 +28,7 @@ fn connections_packet_by_packet() {
 #[test]
 fn words_and_addresses_are_told() {
     in_own_network("carries::words_and_addresses_are_told", || {
-        let mut world = world(false, Cipher::Aes256Gcm, true);
+        let mut world = world(false, Cipher::Aes256Gcm, true, Return::Reverse);
         let (at_home_agent, at_node) = (world.home_agent.address, world.node.address);
         let cookie = Control::Cookie(Cookie([9; 16]));
         world.node.engine.send(KEY, at_home_agent, Control::Hello);
@@ -45,7 +45,7 @@ fn words_and_addresses_are_told() {
 
 /// A connection up and down, and datagrams of all lengths, to both home addresses.
 fn check(outer_v6: bool, cipher: Cipher, batching: bool) {
-    let world = world(outer_v6, cipher, batching);
+    let world = world(outer_v6, cipher, batching, Return::Reverse);
     for home in [HOME_V4, HOME_V6] {
         let sent = 8 << 20;
         tcp(&world.cables, home, sent);

@@ -1,6 +1,7 @@
 //! Tunnels between network namespaces, with the kernel's own TCP and UDP at both ends.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod attack;
 mod carries;
 mod world;
 

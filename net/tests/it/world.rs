@@ -12,7 +12,7 @@ use godwit_net::netlink::{LinkSettings, Netlink, Route, Rule, interface_index};
 use godwit_net::tunnel::{
     Config, Engine, Event, Inward, Outward, Passing, Reason, Routers, Side, Steer, Tun, TunConfig,
 };
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -127,7 +127,9 @@ impl Steer for Node {
 }
 
 fn is_home(address: IpAddr) -> bool {
-    [ip(HOME_V4), ip(HOME_V6)].contains(&address)
+    const V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 80);
+    const V6: Ipv6Addr = Ipv6Addr::new(0xfd80, 0, 0, 0, 0, 0, 0, 0x80);
+    address == V4 || address == V6
 }
 
 pub(crate) fn key() -> TunnelKey {
@@ -140,6 +142,18 @@ pub(crate) struct End {
     pub(crate) engine: Engine,
     pub(crate) events: mpsc::Receiver<Event>,
     pub(crate) address: SocketAddr,
+    /// Its threads, by the numbers that the kernel gave them.
+    #[allow(dead_code, reason = "asked for by the measurement only")]
+    pub(crate) threads: Vec<u32>,
+}
+
+/// Which way what comes from the home addresses goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Return {
+    /// As everything else.
+    Direct,
+    /// Back through the tunnel.
+    Reverse,
 }
 
 impl End {
@@ -166,16 +180,27 @@ pub(crate) struct World {
     pub(crate) node: End,
 }
 
-/// Engines at both ends, over IPv4 or IPv6, with the home addresses at the node and everything from
-/// them going back through the tunnel.
-pub(crate) fn world(outer_v6: bool, cipher: Cipher, batching: bool) -> World {
+/// Engines at both ends, over IPv4 or IPv6, with the home addresses at the node.
+pub(crate) fn world(outer_v6: bool, cipher: Cipher, batching: bool, back: Return) -> World {
+    world_by_way_of(None, outer_v6, cipher, batching, back)
+}
+
+/// The same, with the home agent sending to somewhere else than to the node.
+pub(crate) fn world_by_way_of(
+    tap: Option<SocketAddr>,
+    outer_v6: bool,
+    cipher: Cipher,
+    batching: bool,
+    back: Return,
+) -> World {
     let cables = cables();
     let outer = if outer_v6 { ["fd02::1", "fd02::2"] } else { ["10.2.0.1", "10.2.0.2"] };
     let [at_home_agent, at_node] = outer.map(|address| SocketAddr::new(ip(address), 4191));
     let home_agent = cables
         .home_agent
         .run(|| {
-            let end = end(at_home_agent, Side::HomeAgent, batching, Arc::new(HomeAgent { node: at_node }));
+            let steer = Arc::new(HomeAgent { node: tap.unwrap_or(at_node) });
+            let end = end(at_home_agent, Side::HomeAgent, batching, steer);
             for home in [HOME_V4, HOME_V6] {
                 Netlink::open()?.add_route(&on_link(home, end.tun.index()))?;
             }
@@ -189,6 +214,9 @@ pub(crate) fn world(outer_v6: bool, cipher: Cipher, batching: bool) -> World {
             let mut netlink = Netlink::open()?;
             for home in [HOME_V4, HOME_V6].map(ip) {
                 netlink.add_address(end.tun.index(), home)?;
+                if back == Return::Direct {
+                    continue;
+                }
                 netlink.set_way_out(TABLE, home, end.tun.index(), 1360)?;
                 netlink.add_rule(&Rule { priority: 5200, from: home, mark: 0, table: TABLE })?;
             }
@@ -207,6 +235,13 @@ fn end(at: SocketAddr, side: Side, batching: bool, steer: Arc<dyn Steer>) -> End
     let routers = Routers { v4: Some("10.1.0.1".parse().unwrap()), v6: Some("fd01::1".parse().unwrap()) };
     let config = Config { routers, batching, ..Config::new(side) };
     let socket = UdpSocket::bind(at).unwrap();
+    let before = threads();
     let (engine, events) = Engine::start(config, tun.clone(), vec![socket], steer).unwrap();
-    End { tun, engine, events, address: at }
+    let threads = threads().into_iter().filter(|thread| !before.contains(thread)).collect();
+    End { tun, engine, events, address: at, threads }
+}
+
+fn threads() -> Vec<u32> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
