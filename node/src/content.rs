@@ -15,6 +15,7 @@ use futures::future::{BoxFuture, Shared};
 use futures::stream::{FuturesUnordered, StreamExt};
 use godwit_core::content::tree::{Role, Walk, WalkError};
 use godwit_core::content::{ObjectId, VersionNumber};
+use godwit_core::key::MemberId;
 use godwit_core::name::SiteName;
 use godwit_store::{NewObject, Object, Store, StoreError};
 use std::collections::HashMap;
@@ -153,6 +154,11 @@ impl Content {
             return Some(Handle { object: object.clone() });
         }
         self.find(id).await.ok().flatten().map(|object| Handle { object })
+    }
+
+    /// The members that hold a version of a site, nearest first.
+    pub(crate) fn holders(&self, site: &SiteName, number: VersionNumber) -> Vec<MemberId> {
+        self.snapshots.borrow().holders(site, number)
     }
 
     /// The object, if it is here. The first look since the start verifies it, which blocks.

@@ -5,13 +5,18 @@
 //! - [`sites`]: which version; [`serve`]: from request to response; [`body`]: bytes as they are taken;
 //!   [`sending`]: and while the store goes to a successor;
 //! - [`listen`] and [`socket`]: connections and their limits; [`rtt`]: what they teach about distance;
-//!   [`asked`]: and about demand.
+//!   [`asked`]: and about demand;
+//! - [`movable`]: connections that can go on at another node; [`watch`]: how far their responses are;
+//!   [`moved`]: as they travel; [`finish`]: the end of what another node began.
 
 mod asked;
 mod body;
+mod finish;
 mod host;
 mod listen;
 mod media;
+mod movable;
+mod moved;
 mod path;
 mod precondition;
 mod range;
@@ -20,10 +25,12 @@ mod sending;
 mod serve;
 mod sites;
 mod socket;
+mod watch;
 
 pub(crate) use asked::Asked;
 pub(crate) use body::{Body, full};
 pub(crate) use listen::{Door, accept, listen};
+pub(crate) use movable::{Moving, Taking};
 pub(crate) use rtt::{Rtts, for_log};
 pub(crate) use serve::Server;
 pub(crate) use sites::Sites;

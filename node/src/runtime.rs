@@ -20,8 +20,9 @@ use crate::admin::{self, Control};
 use crate::config::Config;
 use crate::datadir::{DataDir, Identity, Lock};
 use crate::driver::Command;
+use crate::handoff::{Handoffs, Packets, Program, Shell, Told};
 use crate::homes::{Announces, Homes};
-use crate::http::Door;
+use crate::http::{Door, Moving, Taking};
 use crate::metrics::SharedRegistry;
 use crate::moves::{Moves, Tell};
 use crate::resolvers::ResolverMetrics;
@@ -191,6 +192,28 @@ impl Runtime {
     /// Who answers at the control endpoint what the runtime does not know. Only the first call counts.
     pub fn set_host(&self, host: Arc<dyn admin::Host>) {
         let _ = self.host.set(host);
+    }
+
+    /// Lets HTTP connections at home addresses move: to and from nodes that hear what `tell` says. Programs
+    /// of the caller's take part as well; `None` when this was called before.
+    pub fn move_connections<P: Packets>(
+        &self,
+        packets: Arc<P>,
+        mut programs: Vec<Arc<dyn Program>>,
+        tell: Told,
+    ) -> Option<Handoffs> {
+        programs.push(Arc::new(Taking(self.door.clone())));
+        let (shell, handoffs) = Shell::new(packets.clone(), programs, tell);
+        let moving = Moving {
+            handoffs: handoffs.clone(),
+            packets,
+            tasks: self.clients.clone(),
+            stop: self.stops.serving.clone(),
+        };
+        self.door.move_with(moving).then(|| {
+            self.tasks.spawn(shell.run(self.stops.all.clone()));
+            handoffs
+        })
     }
 
     /// The values for certificate authorities that the network knows of, as they change.

@@ -10,6 +10,10 @@ pub trait Packets: Send + Sync + 'static {
     /// Whether connections of this flow can be served here: its home address is this node's.
     fn serves(&self, flow: &FlowKey) -> bool;
 
+    /// Members to which a connection of this flow can be given: they serve its home address too, and packets
+    /// can be passed on to them.
+    fn takers(&self, flow: &FlowKey) -> Vec<MemberId>;
+
     /// Keeps what comes of these flows in a bounded queue.
     fn hold(&self, flows: &[FlowKey]);
 

@@ -1,12 +1,15 @@
 //! Accepting connections: how many at once, from whom, and how they end.
 
 use super::asked::{Asked, Tally};
+use super::movable::{Movable, Moving};
+use super::moved::Left;
 use super::rtt::{self, Rtts};
 use super::serve::Server;
 use super::sites::Pins;
 use super::socket::ClientSocket;
 use crate::config::HttpConfig;
 use crate::metrics::HttpMetrics;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -14,13 +17,14 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// The most bytes of a request's header: room for a long path and a few kilobytes of cookies.
 const HEADER_LEN_MAX: usize = 32 * 1024;
@@ -38,7 +42,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A client that was silent for so long when the daemon stops is told to go elsewhere; one whose
 /// request is on its way shall be answered.
-const QUIET: Duration = Duration::from_millis(300);
+pub(super) const QUIET: Duration = Duration::from_millis(300);
 
 /// Serves what comes to one listener until `stop`; connections are tracked in `tasks` and end after
 /// their present request.
@@ -58,7 +62,7 @@ pub(crate) async fn accept(
             Ok((stream, guest)) => {
                 let door = door.clone();
                 let stop = stop.clone();
-                tasks.spawn(async move { door.serve(stream, guest, stop).await });
+                tasks.spawn(door.serve(stream, guest, stop));
             }
             Err(error) => {
                 tracing::warn!(%error, "accepting a connection failed");
@@ -79,15 +83,17 @@ pub(crate) struct Door {
     guests: Arc<Mutex<BTreeMap<IpAddr, u32>>>,
     /// Connections from which a request may still come.
     hearing: TaskTracker,
+    /// Set once connections at home addresses can move.
+    moving: OnceLock<Arc<Moving>>,
 }
 
 /// A connection's place, given back when it ends.
-struct Guest {
+pub(super) struct Guest {
     client: IpAddr,
     source: IpAddr,
     guests: Arc<Mutex<BTreeMap<IpAddr, u32>>>,
     metrics: Arc<HttpMetrics>,
-    _place: tokio::sync::OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Door {
@@ -100,7 +106,32 @@ impl Door {
     ) -> Door {
         let places = Arc::new(Semaphore::new(config.connections_max as usize));
         let (guests, hearing) = (Arc::default(), TaskTracker::new());
-        Door { server, config, rtts, asked, metrics, places, guests, hearing }
+        Door { server, config, rtts, asked, metrics, places, guests, hearing, moving: OnceLock::new() }
+    }
+
+    /// Lets connections at home addresses move from now on; `false` if they do already.
+    pub(crate) fn move_with(&self, moving: Moving) -> bool {
+        self.moving.set(Arc::new(moving)).is_ok()
+    }
+
+    pub(super) fn moving(&self) -> Option<Arc<Moving>> {
+        self.moving.get().cloned()
+    }
+
+    pub(super) fn server(&self) -> &Server {
+        &self.server
+    }
+
+    pub(super) fn hear(&self) -> TaskTrackerToken {
+        self.hearing.token()
+    }
+
+    pub(super) fn pins(&self, guest: &Guest) -> Mutex<Pins> {
+        Mutex::new(Pins::new(Tally::new(self.asked.clone(), guest.client)))
+    }
+
+    pub(super) fn client_socket(&self, stream: TcpStream, guest: &Guest) -> ClientSocket {
+        ClientSocket::new(stream, guest.client, &self.config, self.rtts.clone())
     }
 
     /// Asks clients to make a new connection for their next request.
@@ -131,29 +162,51 @@ impl Door {
         loop {
             let place = self.places.clone().acquire_owned().await.map_err(io::Error::other)?;
             let (stream, address) = listener.accept().await?;
-            let client = address.ip().to_canonical();
-            let source = source_of(client);
-            let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = guests.entry(source).or_insert(0);
-            if *count >= self.config.connections_per_address_max {
-                self.metrics.shed();
-                tracing::debug!(client = rtt::for_log(client), "too many connections from one address");
-                continue;
+            if let Some(guest) = self.guest(address.ip(), place) {
+                return Ok((stream, guest));
             }
-            *count += 1;
-            self.metrics.opened();
-            let (guests, metrics) = (self.guests.clone(), self.metrics.clone());
-            return Ok((stream, Guest { client, source, guests, metrics, _place: place }));
         }
     }
 
-    async fn serve(&self, stream: TcpStream, guest: Guest, stop: CancellationToken) {
+    /// A place for a connection that comes from another node, if there is one free.
+    pub(super) fn admit(&self, client: IpAddr) -> Option<Guest> {
+        let place = self.places.clone().try_acquire_owned().ok()?;
+        self.guest(client, place)
+    }
+
+    fn guest(&self, client: IpAddr, place: OwnedSemaphorePermit) -> Option<Guest> {
+        let client = client.to_canonical();
+        let source = source_of(client);
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = guests.entry(source).or_insert(0);
+        if *count >= self.config.connections_per_address_max {
+            self.metrics.shed();
+            tracing::debug!(client = rtt::for_log(client), "too many connections from one address");
+            return None;
+        }
+        *count += 1;
+        self.metrics.opened();
+        let (guests, metrics) = (self.guests.clone(), self.metrics.clone());
+        Some(Guest { client, source, guests, metrics, _place: place })
+    }
+
+    async fn serve(self: Arc<Self>, stream: TcpStream, guest: Guest, stop: CancellationToken) {
         // Responses are written whole; waiting for more to send would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
-        let socket = ClientSocket::new(stream, guest.client, &self.config, self.rtts.clone());
-        let pins = Arc::new(Mutex::new(Pins::new(Tally::new(self.asked.clone(), guest.client))));
+        if let Some(moving) = self.moving()
+            && let Some(flow) = moving.flow(&stream)
+        {
+            return Movable { door: self, moving, flow, guest }.serve(stream, Left::default()).await;
+        }
+        let socket = self.client_socket(stream, &guest);
+        self.serve_any(socket, guest, stop).await;
+    }
+
+    /// Serves a connection that stays, by whatever protocol it speaks.
+    pub(super) async fn serve_any(&self, socket: ClientSocket, guest: Guest, stop: CancellationToken) {
+        let pins = Arc::new(self.pins(&guest));
         let hearing = self.hearing.token();
         let heard = Mutex::new(Instant::now());
         let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
@@ -184,6 +237,17 @@ impl Door {
             let client = rtt::for_log(guest.client);
             tracing::debug!(client, error = &*error, "a connection ended early");
         }
+    }
+
+    /// As in [`Door::builder`], for connections that can move.
+    pub(super) fn http1_builder(&self) -> http1::Builder {
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.config.idle_timeout())
+            .max_buf_size(HEADER_LEN_MAX)
+            .half_close(true);
+        builder
     }
 
     fn builder(&self) -> auto::Builder<TokioExecutor> {

@@ -9,6 +9,7 @@
 use super::body::{self, Body};
 use super::host::{Hosts, NoSite};
 use super::media::content_type;
+use super::moved::Plan;
 use super::path::{BadPath, SitePath};
 use super::precondition::{Validators, Verdict, evaluate};
 use super::sending::{AllSending, Sending};
@@ -16,9 +17,10 @@ use super::sites::{Pins, Served, Sites};
 use crate::content::{Absent, Content, Origin};
 use crate::metrics::HttpMetrics;
 use bytes::Bytes;
-use godwit_core::content::ObjectId;
 use godwit_core::content::object::OBJECT_LEN_MAX;
 use godwit_core::content::tree::{Body as FileBody, File, List, Resolve, Step};
+use godwit_core::content::{ObjectId, VersionNumber};
+use godwit_core::name::SiteName;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use std::collections::HashMap;
 use std::io;
@@ -98,14 +100,26 @@ struct Exchange<'a> {
     started: Instant,
     /// Whether something had to be fetched from another member.
     pulled: Arc<AtomicBool>,
+    /// Of what the response is made, for connections that can move.
+    plan: Option<&'a Mutex<Option<Plan>>>,
 }
 
 impl Server {
     /// Answers one request of a connection.
     pub(super) async fn respond<B>(&self, pins: &Mutex<Pins>, request: &Request<B>) -> Response<Body> {
+        self.respond_telling(pins, request, None).await
+    }
+
+    /// The same; `plan` is told of what the response is made, if of a file.
+    pub(super) async fn respond_telling<B>(
+        &self,
+        pins: &Mutex<Pins>,
+        request: &Request<B>,
+        plan: Option<&Mutex<Option<Plan>>>,
+    ) -> Response<Body> {
         let started = Instant::now();
         let _answering = self.answering.token();
-        let mut response = match self.route(pins, request, started).await {
+        let mut response = match self.route(pins, request, started, plan).await {
             Ok(response) => response,
             Err(response) => *response,
         };
@@ -132,11 +146,52 @@ impl Server {
         self.sending.hold_open(&self.content).await;
     }
 
+    /// Of which version a request is for a file that is not here; none where it is, or where there is no
+    /// file. Looks at nothing but this node's own store.
+    pub(super) async fn lacks<B>(&self, request: &Request<B>) -> Option<(SiteName, VersionNumber)> {
+        let site = self.hosts.site(request.version(), request.uri(), request.headers()).ok()?;
+        let served = self.sites.get(&site)?;
+        let path = SitePath::parse(request.uri().path()).ok()?;
+        let path = if path.is_directory() { path.index() } else { path };
+        let lacks = Some((site, served.number));
+        let mut resolve = Resolve::new(served.root, path.as_str());
+        let file = loop {
+            match resolve.step() {
+                Step::NeedBlock(id) => {
+                    let Some(block) = self.content.here(id).await else { return lacks };
+                    resolve.feed(&block.read(0..block.len()).await.ok()?).ok()?;
+                }
+                Step::File(file) => break file,
+                Step::Directory(_) | Step::NotFound => return None,
+            }
+        };
+        // Of a file in several objects, the list tells: who has it was sent the file.
+        let (FileBody::Object(id) | FileBody::List(id)) = file.body;
+        if self.content.here(id).await.is_some() { None } else { lacks }
+    }
+
+    /// What is still to be sent of a response that began elsewhere, from the octet `next` of its file.
+    pub(super) fn parts_of(&self, plan: &Plan, objects: Vec<ObjectId>, next: u64) -> Parts {
+        let served = self.sites.get(&plan.site).filter(|served| served.number == plan.number);
+        let sending = Arc::new(Sending::new(objects));
+        self.sending.add(&sending);
+        Parts {
+            content: self.content.clone(),
+            metrics: self.metrics.clone(),
+            origin: Origin { site: plan.site.clone(), number: plan.number, pulled: Arc::default() },
+            sending,
+            file_len: plan.file_len,
+            range: next..plan.end,
+            _served: served,
+        }
+    }
+
     async fn route<B>(
         &self,
         pins: &Mutex<Pins>,
         request: &Request<B>,
         started: Instant,
+        plan: Option<&Mutex<Option<Plan>>>,
     ) -> Result<Response<Body>, Box<Response<Body>>> {
         let site = self.hosts.site(request.version(), request.uri(), request.headers());
         let site = site.map_err(|problem| match problem {
@@ -149,7 +204,7 @@ impl Server {
         let served = pins.lock().unwrap_or_else(PoisonError::into_inner).choose(current, afresh);
         let number = served.number.0;
         let pulled = Arc::new(AtomicBool::new(false));
-        let exchange = Exchange { server: self, method: request.method(), served, started, pulled };
+        let exchange = Exchange { server: self, method: request.method(), served, started, pulled, plan };
         let mut response = exchange.answer(request).await.unwrap_or_else(|absent| unavailable(&absent));
         let headers = response.headers_mut();
         headers.insert("godwit-version", HeaderValue::from(number));
@@ -256,6 +311,7 @@ impl Exchange<'_> {
                 list.map_err(|error| Absent::Malformed(id, error.to_string()))?.objects
             }
         };
+        let (start, end) = (range.start, range.end);
         let mut parts = Parts {
             content: self.server.content.clone(),
             metrics: self.server.metrics.clone(),
@@ -263,9 +319,14 @@ impl Exchange<'_> {
             sending: Arc::new(Sending::new(objects)),
             file_len: file.len,
             range,
-            _served: self.served.clone(),
+            _served: Some(self.served.clone()),
         };
         let first = parts.next().await?;
+        if let Some(plan) = self.plan {
+            let (site, number) = (self.served.site.clone(), self.served.number);
+            let made = Plan { site, number, body: file.body, file_len: file.len, start, end };
+            *plan.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
+        }
         if parts.range.is_empty() {
             return Ok(body::full(first.unwrap_or_default()));
         }
@@ -326,7 +387,7 @@ impl Exchange<'_> {
 }
 
 /// What is still to be sent of a file.
-struct Parts {
+pub(super) struct Parts {
     content: Arc<Content>,
     metrics: Arc<HttpMetrics>,
     origin: Origin,
@@ -335,12 +396,12 @@ struct Parts {
     file_len: u64,
     range: Range<u64>,
     /// Keeps the version's objects from being collected while they are sent.
-    _served: Arc<Served>,
+    _served: Option<Arc<Served>>,
 }
 
 impl Parts {
-    /// The next bytes; none at the end.
-    async fn next(&mut self) -> Result<Option<Bytes>, Absent> {
+    /// The next bytes; none at the end. Given up, it has taken none.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Absent> {
         if self.range.is_empty() {
             return Ok(None);
         }

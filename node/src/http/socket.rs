@@ -6,7 +6,9 @@
 //! timeout, is an error, and the connection is closed.
 
 use super::rtt::Rtts;
+use super::watch::Watch;
 use crate::config::HttpConfig;
+use bytes::{Buf, Bytes};
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
@@ -24,7 +26,12 @@ const RTT_PERIOD: Duration = Duration::from_secs(5);
 
 /// A client's connection.
 pub(super) struct ClientSocket {
-    stream: TcpStream,
+    /// Always there but while it is being taken out.
+    stream: Option<TcpStream>,
+    /// Octets that are read before those of the stream.
+    first: Bytes,
+    /// Of a connection that can move.
+    watch: Option<Arc<Watch>>,
     client: IpAddr,
     rtts: Arc<Rtts>,
     rtt_at: Instant,
@@ -40,7 +47,9 @@ impl ClientSocket {
         rtts: Arc<Rtts>,
     ) -> ClientSocket {
         ClientSocket {
-            stream,
+            stream: Some(stream),
+            first: Bytes::new(),
+            watch: None,
             client,
             rtts,
             rtt_at: Instant::now(),
@@ -49,9 +58,32 @@ impl ClientSocket {
         }
     }
 
+    /// The same, of which these octets are read first.
+    pub(super) fn beginning(mut self, first: Bytes) -> ClientSocket {
+        self.first = first;
+        self
+    }
+
+    /// The same, telling `watch` what is written.
+    pub(super) fn watched(mut self, watch: Arc<Watch>) -> ClientSocket {
+        self.watch = Some(watch);
+        self
+    }
+
+    /// What is read before what comes from the stream.
+    pub(super) fn first(&self) -> &[u8] {
+        &self.first
+    }
+
+    /// The stream, and what was to be read before what comes from it.
+    pub(super) fn into_stream(mut self) -> Option<(TcpStream, Bytes)> {
+        let first = std::mem::take(&mut self.first);
+        self.stream.take().map(|stream| (stream, first))
+    }
+
     fn observe(&mut self) {
         self.rtt_at = Instant::now();
-        if let Some(rtt) = godwit_net::tcp::rtt(&self.stream) {
+        if let Some(rtt) = self.stream.as_ref().and_then(godwit_net::tcp::rtt) {
             self.rtts.observe(self.client, rtt);
         }
     }
@@ -60,6 +92,9 @@ impl ClientSocket {
         match result {
             Poll::Pending => self.writing.wait(cx),
             ready => {
+                if let (Some(watch), Poll::Ready(Ok(len))) = (&self.watch, &ready) {
+                    watch.wrote(*len);
+                }
                 self.writing.rest();
                 // A client that only reads is not idle.
                 self.reading.rest();
@@ -85,7 +120,12 @@ impl AsyncRead for ClientSocket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+        if self.first.has_remaining() {
+            let len = self.first.len().min(buf.remaining());
+            buf.put_slice(&self.first.split_to(len));
+            return Poll::Ready(Ok(()));
+        }
+        match on(&mut self.stream, |stream| stream.poll_read(cx, buf)) {
             Poll::Pending => self.reading.wait(cx),
             ready => {
                 self.reading.rest();
@@ -97,7 +137,10 @@ impl AsyncRead for ClientSocket {
 
 impl AsyncWrite for ClientSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if let Some(watch) = &self.watch {
+            watch.writing(buf);
+        }
+        let result = on(&mut self.stream, |stream| stream.poll_write(cx, buf));
         self.written(result, cx)
     }
 
@@ -106,20 +149,33 @@ impl AsyncWrite for ClientSocket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        if let (Some(watch), Some(first)) = (&self.watch, bufs.first()) {
+            watch.writing(first);
+        }
+        let result = on(&mut self.stream, |stream| stream.poll_write_vectored(cx, bufs));
         self.written(result, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        on(&mut self.stream, |stream| stream.poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        on(&mut self.stream, |stream| stream.poll_shutdown(cx))
+    }
+}
+
+fn on<T>(
+    stream: &mut Option<TcpStream>,
+    act: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+) -> Poll<io::Result<T>> {
+    match stream {
+        Some(stream) => act(Pin::new(stream)),
+        None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
     }
 }
 
