@@ -13,6 +13,7 @@ mod host;
 mod policy;
 mod route;
 
+pub(crate) use dump::messages;
 pub use host::{Changes, HostAddress};
 pub use policy::{ROUTES_MAX, Rule};
 pub use route::Route;

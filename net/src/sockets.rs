@@ -4,6 +4,7 @@
 //! four values in the table that packets are looked up in, whatever number there are.
 
 use crate::namespace::check;
+use crate::netlink::messages;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -31,6 +32,9 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const INETDIAG_NOCOOKIE: u32 = u32::MAX;
 /// `net/tcp_states.h`.
 const TCP_LISTEN: u8 = 10;
+const TCP_ESTABLISHED: u32 = 1;
+/// So many connections are listed: what a node has at home addresses, many times over.
+const CONNECTIONS_MAX: usize = 1 << 18;
 const HEADER_LEN: usize = 16;
 const REQUEST_LEN: usize = HEADER_LEN + 56;
 const MESSAGE_LEN: usize = 72;
@@ -75,6 +79,56 @@ impl Sockets {
     /// Whether anybody listens for UDP datagrams at `to`.
     pub fn udp(&mut self, from: SocketAddr, to: SocketAddr) -> io::Result<bool> {
         Ok(self.ask([libc::IPPROTO_UDP as u8, 0], from, to)?.is_some())
+    }
+
+    /// The established TCP connections whose local ends `wanted` holds for: the far end and the local one
+    /// of each.
+    pub fn connections(
+        &mut self,
+        wanted: impl Fn(SocketAddr) -> bool,
+    ) -> io::Result<Vec<(SocketAddr, SocketAddr)>> {
+        let mut found = Vec::new();
+        for any in [SocketAddr::from(([0; 4], 0)), SocketAddr::from(([0u16; 8], 0))] {
+            self.sequence = self.sequence.wrapping_add(1);
+            let mut request = request(self.sequence, [libc::IPPROTO_TCP as u8, 0], any, any);
+            let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+            request[6..8].copy_from_slice(&flags.to_ne_bytes());
+            request[HEADER_LEN + 4..HEADER_LEN + 8].copy_from_slice(&(1u32 << TCP_ESTABLISHED).to_ne_bytes());
+            let fd = self.socket.as_raw_fd();
+            // SAFETY: the pointer and length describe `request`, which outlives the call.
+            let sent = unsafe { libc::send(fd, request.as_ptr().cast(), request.len(), 0) };
+            if sent < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            self.collect(|ends| {
+                if wanted(ends.1) && found.len() < CONNECTIONS_MAX {
+                    found.push(ends);
+                }
+            })?;
+        }
+        Ok(found)
+    }
+
+    /// Takes the answers to a dump, to its end.
+    fn collect(&mut self, mut take: impl FnMut((SocketAddr, SocketAddr))) -> io::Result<()> {
+        let mut answer = vec![0u8; 64 * 1024];
+        loop {
+            // SAFETY: the pointer and length describe `answer`, which outlives the call.
+            let len =
+                unsafe { libc::recv(self.socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
+            let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
+            for one in messages(&answer[..len]) {
+                let (kind, sequence, body) = one?;
+                if sequence != self.sequence {
+                    continue;
+                }
+                match i32::from(kind) {
+                    libc::NLMSG_DONE => return Ok(()),
+                    libc::NLMSG_ERROR => return Err(io::Error::other("the kernel lists no connections")),
+                    _ => ends(body).into_iter().for_each(&mut take),
+                }
+            }
+        }
     }
 
     /// The socket that a packet would go to. Asked for with a protocol, and what is to be told of it.
@@ -136,6 +190,22 @@ fn request(sequence: u32, kind: [u8; 2], local: SocketAddr, remote: SocketAddr) 
     bytes
 }
 
+/// Far and local end of a listed connection: an inet_diag_msg.
+fn ends(body: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let port = |at: usize| Some(u16::from_be_bytes(body.get(at..at + 2)?.try_into().ok()?));
+    let v4 = i32::from(*body.first()?) == libc::AF_INET;
+    let ip = |at: usize| -> Option<IpAddr> {
+        let octets: [u8; 16] = body.get(at..at + 16)?.try_into().ok()?;
+        match v4 {
+            true => Some(IpAddr::from([octets[0], octets[1], octets[2], octets[3]])),
+            // A socket of both families has mapped addresses.
+            false => Some(IpAddr::from(octets).to_canonical()),
+        }
+    };
+    let (local, far) = (SocketAddr::new(ip(8)?, port(4)?), SocketAddr::new(ip(24)?, port(6)?));
+    Some((far, local))
+}
+
 /// The answer to the request with this number; `None` for what is left of one before.
 fn read(answer: &[u8], sequence: u32) -> Option<io::Result<Option<Socket>>> {
     let number = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
@@ -195,7 +265,10 @@ mod tests {
             drop(listener);
             assert_eq!(sockets.tcp(other, home).unwrap(), Found::Nobody);
             assert_eq!(sockets.tcp(from, home).unwrap(), Found::Connection);
-            drop(server);
+            let listed = |sockets: &mut Sockets| sockets.connections(|local| local == home).unwrap();
+            assert_eq!(listed(&mut sockets), [(from, home)]);
+            drop((server, client));
+            assert_eq!(listed(&mut sockets), []);
         }
     }
 

@@ -157,6 +157,11 @@ impl From<Vec<u8>> for Kept {
 }
 
 impl Kept {
+    /// A packet that has all its checksums, as it would come from a network.
+    pub fn whole(packet: &[u8]) -> Kept {
+        Kept { bytes: packet.into(), offload: Offload::default() }
+    }
+
     /// All of it, from its IP header.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

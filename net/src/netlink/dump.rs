@@ -83,7 +83,7 @@ impl Listed {
 }
 
 /// The messages in what came: kind, sequence number, body.
-pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = io::Result<(u16, u32, &[u8])>> {
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = io::Result<(u16, u32, &[u8])>> {
     std::iter::from_fn(move || {
         if bytes.is_empty() {
             return None;

@@ -89,6 +89,7 @@ impl Netlink {
         let usable = |one: &&Listed| {
             one.octet(7) == libc::RTN_UNICAST && through(one).map(u32::from_ne_bytes) != Some(without)
         };
+        let there = self.routes(family, table)?;
         let mut copies: Vec<Vec<u8>> = Vec::new();
         let (mut on_link, mut beyond): (Vec<&Listed>, Vec<&Listed>) = (Vec::new(), Vec::new());
         for one in wanted.iter().filter(usable) {
@@ -99,11 +100,21 @@ impl Netlink {
         for one in on_link.into_iter().chain(beyond) {
             let mut message = copy_of(one, table, mss);
             copies.push(message.bytes[HEADER_LEN..].to_vec());
-            message.bytes[6..8].copy_from_slice(&request_flags(libc::NLM_F_CREATE | libc::NLM_F_REPLACE));
+            // Nothing is changed without need: who follows changes would follow its own.
+            let same = |old: &&Listed| same_route(&message.bytes[HEADER_LEN..], old);
+            let old = there.iter().find(same);
+            if old.is_some_and(|old| mss_of(old) == Some(mss)) {
+                continue;
+            }
+            if let Some(old) = old {
+                self.remove_listed(old)?;
+            }
+            // Appended: another to the same destination may be another interface's.
+            message.bytes[6..8].copy_from_slice(&request_flags(libc::NLM_F_CREATE | libc::NLM_F_APPEND));
             self.request(message)?;
         }
         // What was there before and is not in the main table any more.
-        for old in self.routes(family, table)? {
+        for old in there {
             if !copies.iter().any(|copy| same_route(copy, &old)) {
                 self.remove_listed(&old)?;
             }
@@ -211,6 +222,13 @@ fn metrics(message: &mut Message, before: Option<&[u8]>, mss: u32) {
     message.end_nest(nest);
 }
 
+/// The bound on segments of a route.
+fn mss_of(route: &Listed) -> Option<u32> {
+    let metrics = route.attribute(RTMSG_LEN, libc::RTA_METRICS)?;
+    let (_, mss) = super::dump::attributes(metrics).find(|(kind, _)| *kind == RTAX_ADVMSS)?;
+    Some(u32::from_ne_bytes(mss.try_into().ok()?))
+}
+
 /// Whether a route that was asked for and one that is there have the same destination, priority and way.
 fn same_route(asked: &[u8], there: &Listed) -> bool {
     let asked = Listed { body: asked.to_vec() };
@@ -231,12 +249,6 @@ mod tests {
 
     const TABLE: u32 = 0x6770;
 
-    fn advmss(route: &Listed) -> Option<u32> {
-        let metrics = route.attribute(RTMSG_LEN, libc::RTA_METRICS)?;
-        let mss = super::super::dump::attributes(metrics).find(|(kind, _)| *kind == RTAX_ADVMSS)?.1;
-        Some(u32::from_ne_bytes(mss.try_into().ok()?))
-    }
-
     fn check(netlink: &mut Netlink, address: IpAddr, home: IpAddr) -> io::Result<()> {
         let index = interface_index("one")?;
         netlink.add_address(index, address)?;
@@ -246,9 +258,12 @@ mod tests {
             netlink.copy_main(TABLE, address, 0, mss)?;
             let copies = netlink.routes(family, TABLE)?;
             assert!(copies.iter().any(|route| route.octet(1) == 0), "the default route is there");
-            assert!(copies.iter().all(|route| advmss(route) == Some(mss)), "{mss}");
+            assert!(copies.iter().all(|route| mss_of(route) == Some(mss)), "{mss}");
             assert!(copies.iter().all(|route| route.attribute(RTMSG_LEN, libc::RTA_PREFSRC).is_none()));
         }
+        let before = netlink.sequence;
+        netlink.copy_main(TABLE, address, 0, 1220)?;
+        assert_eq!(netlink.sequence - before, 2, "looked at both tables, and made nothing again");
         // Routes through the tunnel itself are none of the host's.
         netlink.copy_main(TABLE, address, index, 1360)?;
         let through = |one: &Listed| one.attribute(RTMSG_LEN, libc::RTA_OIF) == Some(&index.to_ne_bytes());

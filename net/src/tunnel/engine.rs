@@ -179,6 +179,19 @@ impl Engine {
         self.shared.keys.retire(key);
     }
 
+    /// A word as it would go through the tunnel, for an owner who sends it another way; `None` when the
+    /// key is not installed or used up.
+    pub fn seal(&self, key: KeyId, control: Control) -> Option<Vec<u8>> {
+        let inside = wire::encode(&control);
+        let key = self.shared.keys.snapshot().get(&key.0).cloned()?;
+        let mut datagram = vec![0; HEADER_LEN + inside.len() + TAG_LEN];
+        datagram[HEADER_LEN..HEADER_LEN + inside.len()].copy_from_slice(&inside);
+        if key.seal(word_under(key.id), &mut datagram).ok()? {
+            self.shared.tell(Event::Worn(key.id));
+        }
+        Some(datagram)
+    }
+
     /// Sends a word through the tunnel.
     pub fn send(&self, key: KeyId, to: SocketAddr, control: Control) {
         let inside = wire::encode(&control);
@@ -186,20 +199,11 @@ impl Engine {
         let Some(key) = shared.keys.snapshot().get(&key.0).cloned() else {
             return shared.counters.drop(Reason::NoKey, 1);
         };
-        let header = Header {
-            kind: Kind::Control,
-            cipher: Cipher::Aes256Gcm,
-            relayed: false,
-            unsummed: false,
-            before: None,
-            key: key.id,
-            counter: 0,
-        };
         let len = HEADER_LEN + inside.len() + TAG_LEN;
         let mut outbox = self.outbox();
         let room = outbox.room(len);
         room[HEADER_LEN..len - TAG_LEN].copy_from_slice(&inside);
-        match key.seal(header, room) {
+        match key.seal(word_under(key.id), room) {
             Ok(worn) => {
                 outbox.push(to, 0, len, &key);
                 outbox.flush(&shared.sockets, &shared.counters);
@@ -251,6 +255,19 @@ impl Engine {
 
     fn outbox(&self) -> std::sync::MutexGuard<'_, Outbox> {
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The header of a word; what is missing comes with the seal.
+fn word_under(key: KeyId) -> Header {
+    Header {
+        kind: Kind::Control,
+        cipher: Cipher::Aes256Gcm,
+        relayed: false,
+        unsummed: false,
+        before: None,
+        key,
+        counter: 0,
     }
 }
 
