@@ -47,6 +47,8 @@ pub(crate) enum Verb {
     Undrain(verb::drain::Undrain),
     Revoke(verb::revoke::Revoke),
     Address(verb::address::Address),
+    Serve(verb::serve::Serve),
+    Move(verb::moving::Move),
     Testbed(verb::testbed::Testbed),
     Acme(verb::acme::Acme),
     Reload(verb::reload::Reload),

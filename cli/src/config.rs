@@ -48,6 +48,10 @@ pub(crate) struct File {
     /// How services are answered for, by site.
     #[schemars(with = "BTreeMap<String, godwit_node::health::ServiceConfig>")]
     pub(crate) service: BTreeMap<SiteName, godwit_node::health::ServiceConfig>,
+    /// Home addresses. Used by members with the role `node`.
+    pub(crate) mobility: node::MobilityConfig,
+    /// What is served at home addresses, beside what `godwit serve` was told.
+    pub(crate) serve: Vec<godwit_node::mobility::ServeConfig>,
     /// Answering for the zone. Used by members with the role `redirector`.
     pub(crate) redirector: godwit_redirector::Config,
     /// Signing the zone's answers. Used by members with the role `redirector`.
@@ -107,6 +111,8 @@ impl File {
             admin: self.admin.clone(),
             health: self.health.clone(),
             service: self.service.clone(),
+            mobility: self.mobility.clone(),
+            serve: self.serve.clone(),
         }
     }
 

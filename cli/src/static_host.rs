@@ -140,6 +140,8 @@ fn status(view: &SharedView, standing: &Standing, uptime: Duration) -> api::Stat
         sites: generation.sites().map(service).collect(),
         addresses: Vec::new(),
         differences: Default::default(),
+        home_services: Default::default(),
+        home_bindings: Default::default(),
         untold_sites: Default::default(),
     }
 }

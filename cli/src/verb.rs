@@ -10,6 +10,7 @@ pub(crate) mod export;
 pub(crate) mod init;
 pub(crate) mod invite;
 pub(crate) mod join;
+pub(crate) mod moving;
 pub(crate) mod pdns_backend;
 pub(crate) mod publish;
 pub(crate) mod redirector;
@@ -17,6 +18,7 @@ pub(crate) mod reload;
 pub(crate) mod revoke;
 pub(crate) mod rollback;
 pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod source;
 pub(crate) mod status;
 pub(crate) mod testbed;
@@ -44,6 +46,8 @@ pub(crate) fn run(arguments: Arguments) -> Outcome<ExitCode> {
         Verb::PdnsBackend(backend) => backend.run(),
         Verb::Revoke(revoke) => revoke.run(),
         Verb::Address(address) => address.run(),
+        Verb::Serve(serve) => serve.run(),
+        Verb::Move(moving) => moving.run(),
         // The demo has an exit code of its own.
         Verb::Testbed(testbed) => return testbed.run(),
         Verb::Acme(acme) => acme.run(),

@@ -14,6 +14,8 @@
 //! | `POST /v1/reload` | reads the configuration again; an error leaves all as it was |
 //! | `GET /v1/acme` | [`api::Challenges`]: values for certificate authorities |
 //! | `POST /v1/acme` | takes [`api::Challenge`]: sets or clears one |
+//! | `POST /v1/serve` | takes [`api::Serve`]: serves a name at its home address, or no longer; [`api::Served`] |
+//! | `POST /v1/move` | takes [`api::Move`]: moves what is served to another node; [`api::Moved`] |
 //! | `POST /v1/state` | of a static zone alone: takes [`api::State`] of a region or an address |
 //! | `GET /livez` `/readyz` `/metrics` | for monitors |
 //!
@@ -24,6 +26,7 @@
 mod acme;
 pub mod api;
 mod client;
+mod homes;
 mod host;
 mod report;
 mod server;

@@ -5,6 +5,7 @@
 //! anything is started.
 
 use crate::health::{HealthConfig, ServiceConfig, WhenAllDown};
+use crate::mobility::ServeConfig;
 use godwit_core::demand::Capacity;
 use godwit_core::name::SiteName;
 use godwit_core::resolver::{Pace, Rules};
@@ -41,6 +42,10 @@ pub struct Config {
     /// How services are answered for, by site.
     #[schemars(with = "BTreeMap<String, ServiceConfig>")]
     pub service: BTreeMap<SiteName, ServiceConfig>,
+    /// Home addresses. Used by members with the role `node`.
+    pub mobility: MobilityConfig,
+    /// What is served at home addresses, beside what `godwit serve` was told.
+    pub serve: Vec<ServeConfig>,
 }
 
 impl Config {
@@ -99,6 +104,51 @@ impl Default for OverlayConfig {
             listen: wildcard(PEER_PORT),
             advertise: Vec::new(),
             bootstrap: Vec::new(),
+        }
+    }
+}
+
+/// The UDP port on which nodes and home agents receive what comes through tunnels, unless told otherwise
+/// (RFC 5555 uses it for the same).
+pub const TUNNEL_PORT: u16 = 4191;
+
+/// Home addresses. Used by members with the role `node`, and only once a name is served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MobilityConfig {
+    /// The UDP port that receives what comes through the tunnel.
+    pub port: u16,
+    /// The interface that home addresses are on while they are served here; it is made, and goes with
+    /// the process. At most 15 octets.
+    pub interface: String,
+    /// Where home agents and other nodes send packets, at most four, the most preferred first. Empty:
+    /// the host's own addresses, followed as they change, and behind a translator whatever it makes of
+    /// them.
+    pub care_of: Vec<SocketAddr>,
+}
+
+impl Default for MobilityConfig {
+    fn default() -> MobilityConfig {
+        MobilityConfig { port: TUNNEL_PORT, interface: "godwit0".into(), care_of: Vec::new() }
+    }
+}
+
+impl MobilityConfig {
+    fn check(&self) -> Result<(), BadValue> {
+        let plain = |octet: u8| octet.is_ascii_graphic() && octet != b'/';
+        if self.port == 0 {
+            return bad("mobility.port", "home agents must know it: 0 is none".into());
+        }
+        if !(1..=15).contains(&self.interface.len()) || !self.interface.bytes().all(plain) {
+            return bad("mobility.interface", format!("{:?} is no name of an interface", self.interface));
+        }
+        if self.care_of.len() > 4 {
+            return bad("mobility.care_of", "names more than four addresses".into());
+        }
+        let unusable = |at: &&SocketAddr| at.port() == 0 || !is_of_a_host(at.ip());
+        match self.care_of.iter().find(unusable) {
+            Some(at) => bad("mobility.care_of", format!("{at} is nowhere a host can receive")),
+            None => Ok(()),
         }
     }
 }
@@ -292,6 +342,10 @@ impl Config {
             return bad("http.cache_control", "is not the value of a header field".into());
         }
         self.health.check()?;
+        self.mobility.check()?;
+        for serve in &self.serve {
+            serve.check().or_else(|problem| bad("serve", format!("{}: {problem}", serve.name)))?;
+        }
         if self.overlay.listen.is_empty() {
             return bad("overlay.listen", "needs an address: a member must be reachable".into());
         }

@@ -4,6 +4,8 @@
 //! member.key          the member's secret key, hexadecimal, mode 0600
 //! certificate         the member's certificate, wire form in hexadecimal
 //! incarnation         how often the member was started, decimal
+//! binding-epoch       how often the member has served home addresses, decimal
+//! serving             what it serves at home addresses, as operators said, JSON
 //! members.bootstrap   addresses of members from the join token, JSON
 //! lock                held (flock) by the daemon that runs here
 //! store/              content and records
@@ -14,6 +16,7 @@
 //! Every file is replaced whole: written beside, synced, renamed, the directory synced. A crash
 //! leaves the old file or the new one.
 
+use crate::mobility::Serving;
 use godwit_core::certificate::MemberCertificate;
 use godwit_core::key::SecretKey;
 use godwit_core::wire;
@@ -220,6 +223,37 @@ impl DataDir {
         let next = u64::saturating_add(last, 1);
         self.replace("incarnation", format!("{next}\n").as_bytes())?;
         Ok(next)
+    }
+
+    /// Counts this start for home agents: the epoch, higher than any before and durable when this
+    /// returns.
+    pub(crate) fn next_binding_epoch(&self) -> Result<u32, DataDirError> {
+        let last = match self.text("binding-epoch")? {
+            None => 0,
+            Some(text) => {
+                text.trim().parse().map_err(|_| self.damaged("binding-epoch", "it is not a number".into()))?
+            }
+        };
+        let next = u32::saturating_add(last, 1);
+        self.write_binding_epoch(next)?;
+        Ok(next)
+    }
+
+    /// Keeps an epoch.
+    pub(crate) fn write_binding_epoch(&self, epoch: u32) -> Result<(), DataDirError> {
+        self.replace("binding-epoch", format!("{epoch}\n").as_bytes())
+    }
+
+    /// What is served at home addresses, as operators said; nothing when nothing was written.
+    pub(crate) fn serving(&self) -> Result<Vec<Serving>, DataDirError> {
+        let Some(text) = self.text("serving")? else { return Ok(Vec::new()) };
+        serde_json::from_str(&text).map_err(|e| self.damaged("serving", e.to_string()))
+    }
+
+    /// Keeps what is served at home addresses.
+    pub(crate) fn write_serving(&self, serving: &[Serving]) -> Result<(), DataDirError> {
+        let text = serde_json::to_string(serving).map_err(|e| self.damaged("serving", e.to_string()))?;
+        self.replace("serving", text.as_bytes())
     }
 
     /// Replaces the file `name` by one with these bytes, whole, durable and readable by the owner only.

@@ -56,6 +56,7 @@ pub mod homes;
 mod http;
 mod mark;
 mod metrics;
+pub mod mobility;
 pub mod moves;
 mod placement;
 mod quiet;

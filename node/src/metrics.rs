@@ -6,6 +6,7 @@ mod map;
 pub(crate) use map::MapMetrics;
 
 use crate::health::HealthMetrics;
+use crate::mobility::MobilityMetrics;
 use crate::resolvers::ResolverMetrics;
 use godwit_core::member::State;
 use godwit_core::stats::{Counters, Refused};
@@ -88,6 +89,8 @@ pub(crate) struct Metrics {
     registry: SharedRegistry,
     pub(crate) http: Arc<HttpMetrics>,
     pub(crate) health: Arc<HealthMetrics>,
+    /// Home addresses.
+    pub(crate) mobility: Arc<MobilityMetrics>,
     /// Measuring resolvers.
     pub(crate) resolvers: Arc<ResolverMetrics>,
     /// Settings that redirectors have different values of.
@@ -162,6 +165,7 @@ impl Metrics {
             registry: Arc::new(Mutex::new(Registry::with_prefix("godwit"))),
             http: Arc::default(),
             health: Arc::default(),
+            mobility: Arc::default(),
             resolvers: Arc::default(),
             differing: Gauge::default(),
             untold: Gauge::default(),
@@ -260,6 +264,7 @@ impl Metrics {
         r.register("build", "Version of the software", build);
         self.health.register(r);
         self.resolvers.register(r);
+        self.mobility.register(r);
         let help = "Settings that not all redirectors of the zone have alike";
         r.register("redirector_settings_differing", help, self.differing.clone());
         let help = "Sites held here that this member's entry has no room for";

@@ -24,6 +24,7 @@ use crate::handoff::{Handoffs, Packets, Program, Shell, Told};
 use crate::homes::{Announces, Homes};
 use crate::http::{Door, Moving, Taking};
 use crate::metrics::SharedRegistry;
+use crate::mobility::Mobility;
 use crate::moves::{Moves, Tell};
 use crate::resolvers::ResolverMetrics;
 use crate::snapshot::Snapshot;
@@ -97,6 +98,7 @@ pub struct Runtime {
     clients: TaskTracker,
     tasks: TaskTracker,
     moves: Mutex<Option<Moves>>,
+    mobility: Option<Mobility>,
     store: Store,
     _lock: Lock,
 }
@@ -221,7 +223,12 @@ impl Runtime {
         Challenges { snapshots: self.snapshots.clone(), known: None }
     }
 
-    /// What members say about home addresses; only the first call gets it.
+    /// Home addresses at this node; `None` where it is a home agent too, or no node.
+    pub fn mobility(&self) -> Option<&Mobility> {
+        self.mobility.as_ref()
+    }
+
+    /// What members say about home addresses, for a home agent; only the first call gets it.
     pub fn moves(&self) -> Option<Moves> {
         self.moves.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

@@ -67,12 +67,48 @@ fn text(status: &api::Status, now: Time) -> String {
     if !status.addresses.is_empty() {
         text += &format!("\n{}", super::address::table(&status.addresses));
     }
+    text += &homes(status);
     if status.sites.is_empty() {
         text += "\nNo site is published yet: godwit publish DIR --to SITE\n";
     } else {
         text += &format!("\n{}", sites(status, now));
     }
     text
+}
+
+/// What is served at home addresses here, and its bindings; nothing where nothing is.
+fn homes(status: &api::Status) -> String {
+    if status.home_services.is_empty() {
+        return String::new();
+    }
+    let mut services =
+        Table::new(&["SERVED HERE", "ADDRESSES", "BY", "STATE", "WORKS", "FORWARDED", "PROBLEM"]);
+    for service in &status.home_services {
+        let addresses: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
+        let moved = if service.moved_away { ", moved away" } else { "" };
+        services.row(vec![
+            service.name.clone(),
+            shorten(&addresses),
+            service.by.clone(),
+            format!("{}{moved}", service.state),
+            service.works.map_or("-", |works| if works { "yes" } else { "no" }).into(),
+            service.forwarded.to_string(),
+            service.problem.clone().unwrap_or_else(|| "-".into()),
+        ]);
+    }
+    let mut bindings = Table::new(&["HOME ADDRESS", "CARE-OF", "HOME AGENT", "BINDING", "REPLIES"]);
+    for binding in &status.home_bindings {
+        let draining = if binding.draining { ", draining" } else { "" };
+        bindings.row(vec![
+            binding.home.to_string(),
+            binding.care_of.clone(),
+            binding.home_agent.clone(),
+            format!("{}{draining}", binding.state),
+            binding.replies.clone(),
+        ]);
+    }
+    let bindings = if status.home_bindings.is_empty() { String::new() } else { format!("\n{bindings}") };
+    format!("\n{services}{bindings}")
 }
 
 /// A static zone: its addresses, and what the checks of them find.

@@ -126,8 +126,9 @@ impl AsFd for Changes {
     }
 }
 
-impl std::os::fd::AsRawFd for Changes {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.socket.as_raw_fd()
+/// A datagram socket like others, for whoever waits for it in another way.
+impl From<Changes> for OwnedFd {
+    fn from(changes: Changes) -> OwnedFd {
+        changes.socket
     }
 }

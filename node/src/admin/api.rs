@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The most objects in one `missing` request: 32,768 names are 2.2 MB of JSON.
 pub const OBJECTS_MAX: usize = 32 * 1024;
@@ -186,6 +186,12 @@ pub struct Status {
     /// Every home address, by name.
     #[serde(default)]
     pub addresses: Vec<AddressStatus>,
+    /// What this member serves at home addresses, by name.
+    #[serde(default)]
+    pub home_services: Vec<HomeService>,
+    /// Its bindings at home agents.
+    #[serde(default)]
+    pub home_bindings: Vec<HomeBinding>,
     /// Settings that redirectors in reach do not have alike, by name: clients are answered by whom they
     /// ask.
     #[serde(default)]
@@ -194,6 +200,111 @@ pub struct Status {
     /// them.
     #[serde(default)]
     pub untold_sites: u64,
+}
+
+/// A name that this member serves at a home address, in [`Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HomeService {
+    /// The name.
+    pub name: String,
+    /// Its addresses, as far as this member may serve them.
+    pub addresses: Vec<IpAddr>,
+    /// By what: `sites`, `local`, or the address that is forwarded to.
+    pub by: String,
+    /// `open`, `draining` or `not bound`.
+    pub state: String,
+    /// Whether the program works; not known before it was looked at.
+    pub works: Option<bool>,
+    /// Whether an operator has moved it to another node.
+    pub moved_away: bool,
+    /// What keeps it from being served.
+    pub problem: Option<String>,
+    /// Connections and sessions that are forwarded now.
+    pub forwarded: u64,
+    /// And since the start.
+    pub forwarded_total: u64,
+    /// Those that the program did not accept, or for which there was no room.
+    pub failed_total: u64,
+}
+
+/// A binding of this member, in [`Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HomeBinding {
+    /// The home address.
+    pub home: IpAddr,
+    /// Where its packets are sent, or `observed`: where this member's own come from.
+    pub care_of: String,
+    /// By which home agent.
+    pub home_agent: String,
+    /// `up`, `lost`, `unproved` or `refused`.
+    pub state: String,
+    /// Whether it takes old flows only.
+    pub draining: bool,
+    /// Which way replies leave: `direct` or `tunnel`.
+    pub replies: String,
+}
+
+/// Something to serve at a home address, or no longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Serve {
+    /// The name of the home address.
+    pub name: String,
+    /// Where the program listens; left out: the node's sites, or a program at the address itself.
+    #[serde(default)]
+    pub to: Option<SocketAddr>,
+    /// Whether the program is told the client's address, over TCP.
+    #[serde(default)]
+    pub proxy_protocol: bool,
+    /// A program listens at the home address itself.
+    #[serde(default)]
+    pub local: bool,
+    /// Whether it is to be served no longer.
+    #[serde(default)]
+    pub stop: bool,
+}
+
+/// What came of [`Serve`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// The home addresses that this member may serve; none before the authority has granted some.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it was served before, where it is to be served no longer.
+    pub stopped: bool,
+}
+
+/// Something to move to another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Move {
+    /// The name of the home address.
+    pub name: String,
+    /// The node's name.
+    pub to: String,
+    /// What cannot move may go on here for so many seconds.
+    pub deadline_secs: u64,
+}
+
+/// What came of [`Move`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Moved {
+    /// TCP connections that are the other node's now.
+    pub connections_moved: u64,
+    /// TCP connections that go on here until they end or the deadline comes.
+    pub connections_drained: u64,
+    /// TCP connections that were lost.
+    pub connections_lost: u64,
+    /// UDP flows whose packets go to the other node now.
+    pub udp_flows_moved: u64,
+    /// Packets that found no room or no way meanwhile.
+    pub packets_lost: u64,
+    /// How long handing connections over took, milliseconds: none of them stood still for longer.
+    pub gap_ms: f64,
+    /// How long it took until all home agents sent UDP flows to the other node, milliseconds; until
+    /// then they were served here.
+    pub switched_ms: f64,
+    /// How many connections stay for which reason.
+    pub kept: BTreeMap<String, u64>,
 }
 
 /// A home address in [`Status`].

@@ -205,6 +205,16 @@ impl Client {
         self.request(Method::POST, "/v1/collect", empty()).await
     }
 
+    /// Serves a name at its home address from now on, or no longer.
+    pub async fn serve(&self, serve: &api::Serve) -> Result<api::Served, ClientError> {
+        self.post("/v1/serve", serve).await
+    }
+
+    /// Moves what is served at a home address to another node; returns when that is done.
+    pub async fn move_to(&self, wanted: &api::Move) -> Result<api::Moved, ClientError> {
+        self.post("/v1/move", wanted).await
+    }
+
     /// Whether the member can serve.
     pub async fn ready(&self) -> Result<bool, ClientError> {
         let (status, _) = self.exchange(Method::GET, "/readyz", empty()).await?;

@@ -41,6 +41,8 @@ pub(super) fn status(control: &Control) -> api::Status {
         members,
         sites: snapshot.sites.values().map(|version| site_status(&snapshot, &wanted, version)).collect(),
         addresses: addresses(&snapshot),
+        home_services: control.mobility.as_ref().map(|part| part.told().services.clone()).unwrap_or_default(),
+        home_bindings: control.mobility.as_ref().map(|part| part.told().bindings.clone()).unwrap_or_default(),
         differences: snapshot.differences().iter().map(|one| difference(&snapshot, one)).collect(),
         untold_sites: snapshot.untold as u64,
     }

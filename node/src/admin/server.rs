@@ -9,6 +9,7 @@ use crate::driver::{Command, Failure};
 use crate::held::Held;
 use crate::http::{Body, full};
 use crate::metrics::Metrics;
+use crate::mobility::Mobility;
 use crate::snapshot::Snapshot;
 use bytes::Bytes;
 use godwit_core::content::{ObjectId, SiteVersion, VersionNumber};
@@ -64,6 +65,8 @@ pub(crate) struct Control {
     pub(crate) stop: CancellationToken,
     /// The process around the runtime, once it is there.
     pub(crate) host: Arc<OnceLock<Arc<dyn Host>>>,
+    /// Home addresses at this node, where it may serve some.
+    pub(crate) mobility: Option<Mobility>,
 }
 
 /// How much of the endpoint a listener offers.
@@ -211,10 +214,16 @@ impl Control {
             (Method::PUT, ["v1", "objects"]) => Ok(ok(&upload::take(self, request.into_body()).await?)),
             (Method::POST, ["v1", "records"]) => self.submit(request).await,
             (Method::POST, ["v1", "collect"]) => self.collect().await,
+            (Method::POST, ["v1", "serve"]) => Ok(ok(&self.serve(body(request).await?).await?)),
+            (Method::POST, ["v1", "move"]) => Ok(ok(&self.move_to(body(request).await?).await?)),
             (
                 _,
                 ["livez" | "readyz" | "metrics"]
-                | ["v1", "status" | "why" | "objects" | "records" | "collect" | "explain" | "reload" | "acme"],
+                | [
+                    "v1",
+                    "status" | "why" | "objects" | "records" | "collect" | "explain" | "reload" | "acme"
+                    | "serve" | "move",
+                ],
             )
             | (_, ["v1", "objects", "missing"] | ["v1", "sites", _] | ["v1", "sites", _, "progress"]) => {
                 Err(Error::new(Code::Malformed, format!("{} is not a method of {path}", request.method())))

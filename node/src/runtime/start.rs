@@ -14,11 +14,14 @@ use crate::datadir::{DataDir, Identity};
 use crate::driver::{Command, Driver};
 use crate::fetch::{Fetcher, StoreHolder};
 use crate::generation::Keeper;
+use crate::handoff::Shell;
 use crate::health::{self, SiteProbes, Vantages};
 use crate::held::Held;
+use crate::homes::Homes;
 use crate::http::{self, Asked, Door, Rtts, Server, Sites};
 use crate::metrics::Metrics;
-use crate::moves::Moves;
+use crate::mobility::{self, Mobility, ServeSites};
+use crate::moves::{Moves, Tell};
 use crate::receiving::Receiving;
 use crate::recent::Recent;
 use crate::records::Records;
@@ -29,6 +32,7 @@ use crate::snapshot::Snapshot;
 use godwit_core::certificate::Role;
 use godwit_core::health::Judge;
 use godwit_core::member::{Input, Member, OwnEntry};
+use godwit_core::mobility::Message;
 use godwit_overlay::{Limits, Paths};
 use godwit_probe::Prober;
 use godwit_store::{Options, Store, StoreError};
@@ -268,6 +272,49 @@ impl Runtime {
             tasks.spawn(tell_clients(clients_of, commands.clone(), stops.all.clone()));
         }
 
+        let mut moves = Some(Moves { said, connected: peers });
+        // On one host with a home agent the node would take the packets that it tunnels.
+        let serves_homes =
+            identity.certificate.has_role(Role::Node) && !identity.certificate.has_role(Role::HomeAgent);
+        let mobility = if let Some(moves) = moves.take_if(|_| serves_homes) {
+            let serve_sites: ServeSites = {
+                let (door, tasks, clients) = (door.clone(), tasks.clone(), clients.clone());
+                Arc::new(move |listener, stop| {
+                    tasks.spawn(http::accept(Arc::new(listener), door.clone(), stop, clients.clone()));
+                })
+            };
+            let start = mobility::Start {
+                own: identity.key.public(),
+                dir: dir.clone(),
+                tell: Tell(overlay.clone()),
+                config: config.mobility.clone(),
+                serve: config.serve.clone(),
+                sites: mobility::Sites { listening: http_addresses.clone(), serve: serve_sites },
+                metrics: metrics.mobility.clone(),
+            };
+            let homes = Homes { snapshots: snapshot.clone(), known: None };
+            let (mobility, run) = Mobility::start(start, moves, homes, stops.serving.clone());
+            tasks.spawn(run);
+            let tell: crate::handoff::Told = {
+                let tell = Tell(overlay.clone());
+                // What is lost is said again.
+                Box::new(move |to, message| {
+                    let _ = tell.tell(to, &Message::Handoff(message));
+                })
+            };
+            let (shell, handoffs) = Shell::new(Arc::new(mobility.clone()), Vec::new(), tell);
+            tasks.spawn(shell.run(stops.all.clone()));
+            tasks.spawn(mobility.hand_over_by(handoffs));
+            Some(mobility)
+        } else {
+            if !config.serve.is_empty() {
+                tracing::error!(
+                    "home addresses are not served: the certificate is that of a home agent, or of no node"
+                );
+            }
+            None
+        };
+
         let host = Arc::new(OnceLock::new());
         let control = Arc::new(Control {
             network: grant.network,
@@ -285,6 +332,7 @@ impl Runtime {
             uploads: Semaphore::new(UPLOADS_MAX),
             stop: stops.serving.clone(),
             host: host.clone(),
+            mobility: mobility.clone(),
         });
         let admin = Arc::new(take_admin(&dir, control_open)?);
         listeners.control = Some(admin.clone());
@@ -330,7 +378,8 @@ impl Runtime {
             door,
             clients,
             tasks,
-            moves: Mutex::new(Some(Moves { said, connected: peers })),
+            moves: Mutex::new(moves),
+            mobility,
             store,
             _lock: lock,
         })

@@ -1,0 +1,129 @@
+//! Where this host can be reached: its care-of addresses, as configured or as the kernel knows them.
+//!
+//! Of each family, the address from which this host reaches the world. A private IPv4 address may be
+//! reached or not: it is offered, and beside it, less preferred, whatever its packets seem to come from
+//! at a home agent ([`CareOf::Observed`]). A home agent uses the one that proves itself.
+
+use godwit_core::binding::{BindingId, CareOf};
+use godwit_net::netlink::Netlink;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+/// So many care-of addresses of one kind of binding: bindings that drain have as many again.
+pub(super) const CARE_OFS: u8 = 4;
+
+/// A care-of address, and how much it is preferred: the lowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) care_of: CareOf,
+    pub(super) priority: u8,
+    /// Which family of home agents' addresses it can be reached from.
+    pub(super) v4: bool,
+}
+
+/// The care-of addresses now. `configured` ones count alone; `homes` never do.
+pub(super) fn places(
+    configured: &[SocketAddr],
+    port: u16,
+    is_home: impl Fn(IpAddr) -> bool,
+) -> io::Result<BTreeMap<BindingId, Place>> {
+    if !configured.is_empty() {
+        let at = |(n, address): (usize, &SocketAddr)| {
+            let place = Place { care_of: CareOf::At(*address), priority: n as u8, v4: address.is_ipv4() };
+            (BindingId(n as u8), place)
+        };
+        return Ok(configured.iter().take(CARE_OFS.into()).enumerate().map(at).collect());
+    }
+    let known = Netlink::open()?.addresses()?;
+    let usable: Vec<IpAddr> =
+        known.iter().filter(|one| one.preferred).map(|one| one.address).filter(|ip| !is_home(*ip)).collect();
+    Ok(choose(&usable, port, source))
+}
+
+/// Which of the host's addresses are offered, given the one from which it reaches the world.
+fn choose(
+    usable: &[IpAddr],
+    port: u16,
+    source: impl Fn(bool) -> Option<IpAddr>,
+) -> BTreeMap<BindingId, Place> {
+    let mut places = BTreeMap::new();
+    for (number, v4) in [(0, true), (1, false)] {
+        let of_family = |ip: &&IpAddr| ip.is_ipv4() == v4;
+        let reaches = source(v4).filter(|ip| usable.contains(ip));
+        let Some(ip) = reaches.or_else(|| usable.iter().find(of_family).copied()) else { continue };
+        let care_of = CareOf::At(SocketAddr::new(ip, port));
+        // IPv4 headers are shorter; a path that IPv6 alone has is used all the same.
+        places.insert(BindingId(number), Place { care_of, priority: number, v4 });
+        if is_private(ip) {
+            places.insert(BindingId(2), Place { care_of: CareOf::Observed, priority: 2, v4 });
+        }
+    }
+    places
+}
+
+/// Whether a translator may stand before it (RFC 1918; RFC 6598).
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            v4.is_private() || v4.is_link_local() || (a == 100 && (64..128).contains(&b))
+        }
+        IpAddr::V6(_) => false,
+    }
+}
+
+/// The address from which this host reaches the world; asking the kernel sends nothing.
+fn source(v4: bool) -> Option<IpAddr> {
+    // 192.0.2.0/24 and 2001:db8::/32 are for documentation: routed like the rest of the world.
+    let (from, to): (IpAddr, &str) = match v4 {
+        true => (Ipv4Addr::UNSPECIFIED.into(), "192.0.2.1:9"),
+        false => (Ipv6Addr::UNSPECIFIED.into(), "[2001:db8::1]:9"),
+    };
+    let socket = UdpSocket::bind((from, 0)).ok()?;
+    socket.connect(to).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(usable: &[&str], source: Option<&str>) -> Vec<(u8, String)> {
+        let usable: Vec<IpAddr> = usable.iter().map(|ip| ip.parse().unwrap()).collect();
+        let source: Option<IpAddr> = source.map(|ip| ip.parse().unwrap());
+        let told = |place: &Place| match place.care_of {
+            CareOf::At(address) => address.to_string(),
+            CareOf::Observed => "observed".to_owned(),
+        };
+        let places = choose(&usable, 4191, |v4| source.filter(|ip| ip.is_ipv4() == v4));
+        places.iter().map(|(id, place)| (id.0, told(place))).collect()
+    }
+
+    #[test]
+    fn each_family_has_the_address_that_reaches_the_world() {
+        let both = ["203.0.113.1", "203.0.113.9", "2001:db8::9"];
+        let expected = [(0, "203.0.113.9:4191".to_owned()), (1, "[2001:db8::9]:4191".to_owned())];
+        assert_eq!(chosen(&both, Some("203.0.113.9")), expected);
+        // What reaches the world is no address of its own (a home address, for example).
+        assert_eq!(chosen(&both, Some("192.0.2.77"))[0].1, "203.0.113.1:4191");
+        assert_eq!(chosen(&[], Some("203.0.113.9")), []);
+    }
+
+    #[test]
+    fn a_private_address_is_offered_and_what_is_observed_too() {
+        let private = ["10.0.0.5"];
+        assert_eq!(
+            chosen(&private, Some("10.0.0.5")),
+            [(0, "10.0.0.5:4191".to_owned()), (2, "observed".to_owned())]
+        );
+    }
+
+    #[test]
+    fn configured_ones_count_alone() {
+        let configured = ["198.51.100.1:5000".parse().unwrap(), "[2001:db8::1]:5000".parse().unwrap()];
+        let places = places(&configured, 4191, |_| false).unwrap();
+        assert_eq!(places.len(), 2);
+        assert!(places[&BindingId(0)].v4 && !places[&BindingId(1)].v4);
+    }
+}
