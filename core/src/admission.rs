@@ -4,12 +4,16 @@
 //! dialler says [`Hello`], the listener judges it with [`Admission`] and answers with its own
 //! [`Hello`] or a [`Refusal`]; the dialler judges that and confirms or refuses. A stranger hears a
 //! refusal and nothing else: the listener shows its certificate only to members.
+//!
+//! A member that was revoked is shown the authority's own statement instead of a mere refusal. Its
+//! connections are cut by the very news that it would have had to hear over them, so nobody else
+//! tells it; and it need not believe who refuses it, since it can verify the statement.
 
-use crate::certificate::{Invalid, MemberCertificate, Redemption, Serial};
+use crate::certificate::{Invalid, MemberCertificate, Redemption, Revocation, Serial};
 use crate::key::{MemberId, NetworkId, SecretKey};
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// The longest hello or answer, bytes.
 pub const HELLO_LEN_MAX: usize = 8 * 1024;
@@ -41,6 +45,19 @@ pub enum Answer {
     Sponsored(Box<MemberCertificate>),
     /// To either: no.
     Refused(Refusal),
+    /// To a former member: no, and this is why.
+    Revoked(Box<Revocation>),
+}
+
+/// What a dialler says last, having judged the listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Confirmation {
+    /// The listener is a member.
+    Admitted,
+    /// It is not.
+    Refused(Refusal),
+    /// It is none any more, and this is why.
+    Revoked(Box<Revocation>),
 }
 
 /// Why a peer is refused, as it is told. It tells a stranger no more than what is wrong with what
@@ -97,8 +114,8 @@ pub struct Admission {
     pub network: Option<NetworkId>,
     /// Who redeemed each token.
     pub members: BTreeMap<Serial, MemberId>,
-    /// What was taken back.
-    pub revoked: BTreeSet<Serial>,
+    /// What was taken back, and by which statement.
+    pub revoked: BTreeMap<Serial, Revocation>,
     /// Whether the member does not even know its own sponsor's certificate: a joiner that has only
     /// its own cannot know who sponsored its first peer, and takes the authority's signature for
     /// enough. It ends with the first exchange of records.
@@ -137,6 +154,11 @@ impl Admission {
         certificate.grant().validity.check(now)
     }
 
+    /// The authority's statement that takes this certificate back, if there is one.
+    pub fn revocation(&self, certificate: &MemberCertificate) -> Option<&Revocation> {
+        self.revoked.get(&certificate.grant().serial)
+    }
+
     /// Judges a redemption shown by `peer` and countersigns it as `sponsor`.
     pub fn sponsor(
         &self,
@@ -158,7 +180,7 @@ impl Admission {
     }
 
     fn check_serial(&self, serial: Serial, peer: MemberId) -> Result<(), Invalid> {
-        if self.revoked.contains(&serial) {
+        if self.revoked.contains_key(&serial) {
             return Err(Invalid::Revoked);
         }
         match self.members.get(&serial) {

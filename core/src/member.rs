@@ -43,7 +43,7 @@ use crate::time::Time;
 use bytes::Bytes;
 use connect::Connections;
 use own::Own;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// How often validity is looked at: certificates end with a minute's tolerance, so this is enough.
@@ -391,7 +391,7 @@ impl Member {
         let mut admission = Admission {
             network: Some(self.config.network),
             members: BTreeMap::new(),
-            revoked: BTreeSet::new(),
+            revoked: BTreeMap::new(),
             fresh: self.is_fresh(),
         };
         for (key, held) in self.spread.set().heads_of_membership() {
@@ -399,8 +399,8 @@ impl Member {
                 (Key::Member(serial), Record::Member(certificate)) => {
                     admission.members.insert(*serial, certificate.member());
                 }
-                (Key::Revocation(serial), _) => {
-                    admission.revoked.insert(*serial);
+                (Key::Revocation(serial), Record::Revocation(revocation)) => {
+                    admission.revoked.insert(*serial, revocation.clone());
                 }
                 _ => {}
             }

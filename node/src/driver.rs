@@ -191,7 +191,11 @@ impl Running {
             }
             Event::Message { from, bytes } => self.feed(Input::Message { from, bytes }),
             Event::Rtt { peer, rtt } => self.feed(Input::Rtt { peer, rtt }),
-            Event::Refused { address, direction, why } => {
+            Event::Refused { address, direction, why, revocation } => {
+                // Whoever shows it need not be trusted: the machine verifies the authority's signature.
+                if let Some(revocation) = revocation {
+                    self.feed(Input::Submit(Box::new(Record::Revocation(*revocation))));
+                }
                 let source = crate::http::for_log(address.ip());
                 let what = format!("{source} {direction:?} {why}");
                 if let Some(more) = self.quiet.say(std::time::Instant::now(), what) {

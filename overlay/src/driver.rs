@@ -281,8 +281,8 @@ impl Driver {
     }
 
     fn on_verdict(&mut self, verdict: Verdict) {
-        let Verdict { address, direction, why } = verdict;
-        self.tell_soft(Event::Refused { address, direction, why });
+        let Verdict { address, direction, why, revocation } = verdict;
+        self.tell_soft(Event::Refused { address, direction, why, revocation });
     }
 
     pub(crate) fn tell(&mut self, event: Event) {

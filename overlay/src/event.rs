@@ -1,7 +1,7 @@
 //! What an overlay tells its owner.
 
 use bytes::Bytes;
-use godwit_core::certificate::MemberCertificate;
+use godwit_core::certificate::{MemberCertificate, Revocation};
 use godwit_core::key::MemberId;
 use std::fmt;
 use std::io;
@@ -52,6 +52,9 @@ pub enum Event {
         direction: Direction,
         /// Why, for people.
         why: String,
+        /// The statement that the other side showed when it refused this member. Nobody has
+        /// verified it yet.
+        revocation: Option<Box<Revocation>>,
     },
     /// A dial ended without an admitted connection.
     DialFailed {

@@ -5,13 +5,14 @@
 //!   Hello (member or joiner)     -->       judges it
 //!                                <--     Answer: Welcome(Hello) | Sponsored | Refused
 //!   judges the listener
-//!   confirmation: Ok | Refused   -->     only now is the dialler admitted
+//!   Confirmation: Admitted | Refused -->  only now is the dialler admitted
 //! ```
 //!
 //! Each is a frame: its length (4 bytes, little-endian, at most [`HELLO_LEN_MAX`]), then the value in
 //! the one encoding of `core::wire`. No challenge is needed: both have proved their keys in the
-//! handshake below. A stranger hears a refusal and learns nothing about this member. Whoever refuses
-//! waits a moment for the other to hear it before the connection goes.
+//! handshake below. A stranger hears a refusal and learns nothing about this member. A former member
+//! is shown the statement that revokes it, from either end: nobody else tells it any more. Whoever
+//! refuses waits a moment for the other to hear it before the connection goes.
 //!
 //! The whole exchange has one deadline, and the multiplexer is polled all the while: yamux makes no
 //! progress otherwise.
@@ -22,8 +23,8 @@ use crate::identity::member_id;
 use crate::shared::{Admitted, Refused, Shared, Verdict};
 use crate::transports::Secured;
 use futures::{AsyncReadExt, AsyncWriteExt};
-use godwit_core::admission::{Answer, HELLO_LEN_MAX, Hello, Refusal};
-use godwit_core::certificate::{MemberCertificate, Redemption};
+use godwit_core::admission::{Answer, Confirmation, HELLO_LEN_MAX, Hello, Refusal};
+use godwit_core::certificate::{MemberCertificate, Redemption, Revocation};
 use godwit_core::key::MemberId;
 use godwit_core::wire;
 use libp2p::core::muxing::{StreamMuxerBox, StreamMuxerExt, SubstreamBox};
@@ -50,6 +51,9 @@ pub(crate) enum Denied {
     /// The other side refused.
     #[error("the other side refused: {0}")]
     There(Refusal),
+    /// The other side refused, and showed that this member was revoked.
+    #[error("the other side refused: {}", Refusal::Revoked)]
+    Revoked(Box<Revocation>),
     /// It was a joiner and has its answer.
     #[error("it only wanted to join")]
     Joiner,
@@ -106,11 +110,12 @@ pub(crate) async fn admit(
 
 /// Verdicts are for the owner; connections that merely broke are not.
 fn report(shared: &Shared, direction: Direction, address: SocketAddr, denied: &Denied) {
-    let why = match denied {
-        Denied::Here(_) | Denied::There(_) => denied.to_string(),
+    let revocation = match denied {
+        Denied::Here(_) | Denied::There(_) => None,
+        Denied::Revoked(revocation) => Some(revocation.clone()),
         Denied::Joiner | Denied::Protocol(_) | Denied::Broken(_) | Denied::Timeout => return,
     };
-    shared.report(Verdict { address, direction, why });
+    shared.report(Verdict { address, direction, why: denied.to_string(), revocation });
 }
 
 /// Redeems a token over a connection to some member.
@@ -127,6 +132,7 @@ pub(crate) async fn ask_to_join(
         match answer {
             Answer::Sponsored(certificate) => Ok(*certificate),
             Answer::Refused(refusal) => Err(Denied::There(refusal)),
+            Answer::Revoked(_) => Err(Denied::There(Refusal::Revoked)),
             Answer::Welcome(_) => Err(Denied::Protocol("a welcome for a joiner")),
         }
     })
@@ -146,10 +152,15 @@ async fn dial(shared: &Shared, peer: MemberId, stream: &mut SubstreamBox) -> Res
             stream.close().await.ok();
             return Err(Denied::There(refusal));
         }
+        Answer::Revoked(revocation) => {
+            stream.close().await.ok();
+            return Err(Denied::Revoked(revocation));
+        }
         Answer::Sponsored(_) => return Err(Denied::Protocol("sponsored without asking")),
     };
     let judged = shared.judge(peer, &certificate, epoch);
-    write_frame(stream, &judged.as_ref().map_err(|refused| refused.refusal)).await?;
+    let confirmation = judged.as_ref().map_or_else(Refused::confirmation, |()| Confirmation::Admitted);
+    write_frame(stream, &confirmation).await?;
     stream.close().await?;
     judged?;
     Ok((certificate, epoch))
@@ -169,20 +180,21 @@ async fn listen(shared: &Shared, peer: MemberId, stream: &mut SubstreamBox) -> R
             Err(refused) => Err(refused),
         },
         Err(Denied::Protocol(what)) => {
-            Err(Refused { refusal: Refusal::Malformed, why: format!("its hello cannot be read: {what}") })
+            Err(Refused::new(Refusal::Malformed, format!("its hello cannot be read: {what}")))
         }
         Err(denied) => return Err(denied),
     };
     match judged {
         Ok(shown) => {
             write_frame(stream, &Answer::Welcome(Box::new(shared.hello().clone()))).await?;
-            match read_frame::<Result<(), Refusal>>(stream).await? {
-                Ok(()) => Ok(shown),
-                Err(refusal) => Err(Denied::There(refusal)),
+            match read_frame::<Confirmation>(stream).await? {
+                Confirmation::Admitted => Ok(shown),
+                Confirmation::Refused(refusal) => Err(Denied::There(refusal)),
+                Confirmation::Revoked(revocation) => Err(Denied::Revoked(revocation)),
             }
         }
         Err(refused) => {
-            write_frame(stream, &Answer::Refused(refused.refusal)).await.ok();
+            write_frame(stream, &refused.answer()).await.ok();
             Err(refused.into())
         }
     }
@@ -197,9 +209,9 @@ async fn sponsor(
 ) -> Result<MemberCertificate, Refused> {
     let admission = shared.admission();
     let network = admission.network.ok_or(Refusal::Unavailable)?;
-    redemption.verify(network).map_err(|invalid| Refused {
-        refusal: Refusal::from(&invalid),
-        why: format!("the join token shown by {peer:?} does not hold: {invalid}"),
+    redemption.verify(network).map_err(|invalid| {
+        let why = format!("the join token shown by {peer:?} does not hold: {invalid}");
+        Refused::new(Refusal::from(&invalid), why)
     })?;
     if redemption.member != peer {
         return Err(Refusal::Invalid.into());
@@ -211,9 +223,8 @@ async fn sponsor(
         answer.await.ok()
     };
     match timeout(shared.limits.admission, asked).await {
-        Ok(Some(answer)) => answer.map_err(|refusal| Refused {
-            refusal,
-            why: format!("the join token shown by {peer:?} was not honoured: {refusal}"),
+        Ok(Some(answer)) => answer.map_err(|refusal| {
+            Refused::new(refusal, format!("the join token shown by {peer:?} was not honoured: {refusal}"))
         }),
         Ok(None) | Err(_) => Err(Refusal::Unavailable.into()),
     }

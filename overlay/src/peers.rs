@@ -134,7 +134,7 @@ impl Driver {
         for (id, address, peer, invalid) in withdrawn {
             self.drop_connection(id);
             let why = format!("{peer:?} is no longer admitted: {invalid}");
-            self.shared.report(Verdict { address, direction: Direction::Inbound, why });
+            self.shared.report(Verdict { address, direction: Direction::Inbound, why, revocation: None });
         }
     }
 

@@ -3,8 +3,8 @@
 use crate::config::{Clock, Config, Limits, SponsorRequest};
 use crate::event::{Counters, Direction, TransportKind};
 use crate::link::Links;
-use godwit_core::admission::{Admission, Hello, Refusal};
-use godwit_core::certificate::MemberCertificate;
+use godwit_core::admission::{Admission, Answer, Confirmation, Hello, Refusal};
+use godwit_core::certificate::{Invalid, MemberCertificate, Revocation};
 use godwit_core::key::MemberId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -55,18 +55,44 @@ pub(crate) struct Verdict {
     pub(crate) address: SocketAddr,
     pub(crate) direction: Direction,
     pub(crate) why: String,
+    /// What the other side showed for it, if anything.
+    pub(crate) revocation: Option<Box<Revocation>>,
 }
 
 /// Why a peer is refused: as it is told, and as the owner is.
 #[derive(Clone, Debug)]
 pub(crate) struct Refused {
     pub(crate) refusal: Refusal,
+    /// The statement that the peer is shown instead.
+    pub(crate) revocation: Option<Box<Revocation>>,
     pub(crate) why: String,
+}
+
+impl Refused {
+    pub(crate) fn new(refusal: Refusal, why: impl Into<String>) -> Refused {
+        Refused { refusal, revocation: None, why: why.into() }
+    }
+
+    /// As a listener says it.
+    pub(crate) fn answer(&self) -> Answer {
+        match &self.revocation {
+            Some(revocation) => Answer::Revoked(revocation.clone()),
+            None => Answer::Refused(self.refusal),
+        }
+    }
+
+    /// As a dialler says it.
+    pub(crate) fn confirmation(&self) -> Confirmation {
+        match &self.revocation {
+            Some(revocation) => Confirmation::Revoked(revocation.clone()),
+            None => Confirmation::Refused(self.refusal),
+        }
+    }
 }
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Refused {
-        Refused { refusal, why: refusal.to_string() }
+        Refused::new(refusal, refusal.to_string())
     }
 }
 
@@ -121,11 +147,13 @@ impl Shared {
         epoch: u64,
     ) -> Result<(), Refused> {
         if peer == self.me {
-            return Err(Refused { refusal: Refusal::Invalid, why: "it is this member itself".into() });
+            return Err(Refused::new(Refusal::Invalid, "it is this member itself"));
         }
-        self.admission().admit((self.clock)(), peer, certificate).map_err(|invalid| Refused {
-            refusal: Refusal::from(&invalid),
-            why: format!("the certificate shown by {peer:?} does not admit it: {invalid}"),
+        let admission = self.admission();
+        admission.admit((self.clock)(), peer, certificate).map_err(|invalid| {
+            let why = format!("the certificate shown by {peer:?} does not admit it: {invalid}");
+            let shown = (invalid == Invalid::Revoked).then(|| admission.revocation(certificate)).flatten();
+            Refused { revocation: shown.cloned().map(Box::new), ..Refused::new(Refusal::from(&invalid), why) }
         })?;
         match lock(&self.epochs).get(&peer) {
             Some(live) if epoch < *live => Err(Refusal::Stale.into()),

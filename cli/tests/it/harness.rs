@@ -263,6 +263,16 @@ pub(crate) fn ask_once(server: SocketAddr, name: &str) -> Vec<u8> {
     reply[..len].to_vec()
 }
 
+/// Whether nobody listens there any more: a query is turned away, not merely left without a reply.
+pub(crate) fn is_closed(server: SocketAddr) -> bool {
+    let (socket, query) = asker("edge.example.org");
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.connect(server).unwrap();
+    // The first turn comes back as an error of whatever is done next.
+    let refused = |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+    socket.send(&query).is_err_and(refused) || socket.recv(&mut [0; 1500]).is_err_and(refused)
+}
+
 /// What a name server tells a client of this subnet: addresses in the order of the reply, and the scope.
 /// Asked over and over until there is an answer.
 pub(crate) fn ask_subnet(server: SocketAddr, name: &str, client: (Ipv4Addr, u8)) -> (Vec<Ipv4Addr>, u8) {

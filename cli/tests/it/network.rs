@@ -1,6 +1,8 @@
 //! Real members on loopback addresses: from an invitation to a page, and what can go wrong.
 
-use crate::harness::{A, Member, TXT, World, ask_once, documented, get, metrics, resolve, resolve_as, until};
+use crate::harness::{
+    A, Member, TXT, World, ask_once, documented, get, is_closed, metrics, resolve, resolve_as, until,
+};
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -240,6 +242,23 @@ fn members_find_each_other_again_without_those_that_their_tokens_named() {
         assert_eq!(member.stop(), 0);
     }
     let first = world.start_at("nyc1", &addresses[0]);
+    // It was cut off by the very news, and learns it from whoever refuses it.
+    until("the revoked member to answer no names", || is_closed(other.address("dns")).then_some(()));
+    let status = world.json(&with(&["status", "--json"], &other));
+    let members = status["members"].as_array().unwrap();
+    assert!(members.iter().any(|member| member["name"] == "tok1" && member["state"] == "revoked"));
+    resolve(second.address("dns"), "www.edge.example.org");
+}
+
+#[test]
+fn a_member_that_was_away_when_it_was_revoked_stops_answering_when_it_comes_back() {
+    let (world, founder) = founded();
+    let away = joined(&world, &founder, "nyc1", "us-new-york");
+    resolve(away.address("dns"), "edge.example.org");
+    assert_eq!(away.stop(), 0);
+    world.run(&with(&["revoke", "nyc1"], &founder)).check(0, "");
+    let back = world.start("nyc1");
+    until("the revoked member to answer no names", || is_closed(back.address("dns")).then_some(()));
     let _second = world.start_at("tok1", &addresses[1]);
     until("the two to meet", || {
         let status = world.json(&with(&["status", "--json"], &first));

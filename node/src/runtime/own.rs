@@ -17,7 +17,7 @@ pub(super) fn first_admission(own: &MemberCertificate, persisted: &[Record]) -> 
                 admission.members.insert(certificate.grant().serial, certificate.member());
             }
             Record::Revocation(revocation) => {
-                admission.revoked.insert(revocation.serial);
+                admission.revoked.insert(revocation.serial, revocation.clone());
             }
             _ => {}
         }

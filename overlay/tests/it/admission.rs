@@ -149,15 +149,18 @@ async fn a_revoked_member_loses_its_connections_and_gets_no_new_ones() {
         let (mut a, mut b) = connected(&network, paths).await;
         let revocation = Revocation::issue(NOW, &network.authority.key, Serial(2));
         let mut admission = network.admission();
-        admission.revoked.insert(revocation.serial);
+        admission.revoked.insert(revocation.serial, revocation.clone());
         a.overlay.set_admission(admission);
         a.wait_down(b.id).await;
         assert!(a.wait_refused().await.contains("revoked"));
         b.wait_down(a.id).await;
+        // It was cut off before it could hear why; whoever refuses it shows it, from either end.
+        b.drain();
         b.overlay.dial(a.id, vec![a.address()]);
-        assert!(b.wait_dial_failed().await.contains("revoked"));
+        assert_eq!(b.wait_shown().await, revocation);
         assert!(a.wait_refused().await.contains("revoked"));
         a.overlay.dial(b.id, vec![b.address()]);
+        assert_eq!(b.wait_shown().await, revocation);
         assert!(a.wait_dial_failed().await.contains("revoked"));
         assert!(a.overlay.peers().is_empty());
     }

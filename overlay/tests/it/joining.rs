@@ -2,7 +2,7 @@
 
 use crate::support::{GENEROUS, Member, NOW, Network, id, key};
 use godwit_core::admission::{Admission, Refusal};
-use godwit_core::certificate::Serial;
+use godwit_core::certificate::{Revocation, Serial};
 use godwit_core::time::Time;
 use godwit_overlay::{Event, JoinError, Paths, SponsorRequest, join};
 use std::time::Duration;
@@ -64,7 +64,8 @@ async fn a_token_makes_a_member_once() {
 async fn tokens_that_do_not_hold_are_refused_with_the_reason() {
     let network = Network::new(9);
     let mut admission = network.admission();
-    admission.revoked.insert(Serial(7));
+    let revocation = Revocation::issue(NOW, &network.authority.key, Serial(7));
+    admission.revoked.insert(revocation.serial, revocation);
     let member = sponsor(&network, Paths::Both, admission).await;
     let check = async |redemption, expect| {
         let refused = join(&key(5), redemption, &[member.address()], GENEROUS).await;

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use godwit_core::admission::Admission;
-use godwit_core::certificate::{Authority, Invitation, JoinToken, MemberCertificate, Role, Serial, Validity};
+use godwit_core::certificate::{
+    Authority, Invitation, JoinToken, MemberCertificate, Revocation, Role, Serial, Validity,
+};
 use godwit_core::key::{MemberId, SecretKey};
 use godwit_core::time::Time;
 use godwit_overlay::{Config, Event, Overlay, Paths, TransportKind};
@@ -147,6 +149,15 @@ impl Member {
     pub async fn wait_refused(&mut self) -> String {
         self.wait("Refused", |event| match event {
             Event::Refused { why, .. } => Some(why.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Until somebody refuses this member and shows that it was revoked.
+    pub async fn wait_shown(&mut self) -> Revocation {
+        self.wait("a revocation", |event| match event {
+            Event::Refused { revocation, .. } => revocation.as_deref().cloned(),
             _ => None,
         })
         .await

@@ -5,6 +5,7 @@ use crate::link::{LinkModel, Verdict};
 use bytes::Bytes;
 use godwit_core::key::MemberId;
 use godwit_core::member::{Input, Output};
+use godwit_core::record::{Key, Record};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -170,12 +171,17 @@ impl World {
             return;
         }
         let now = self.time();
-        let shown = |host: HostIndex| &self.hosts[host].config.certificate;
-        let admitted = self.hosts[to].admission.admit(now, dialler, shown(from)).is_ok()
-            && self.hosts[from].admission.admit(now, listener, shown(to)).is_ok();
-        if !admitted {
-            self.feed(from, Input::DialFailed { peer: listener });
-            return;
+        for (judge, peer, refused) in [(to, dialler, from), (from, listener, to)] {
+            let (admission, shown) = (&self.hosts[judge].admission, &self.hosts[refused].config.certificate);
+            if admission.admit(now, peer, shown).is_err() {
+                if let Some(revocation) = admission.revocation(shown).cloned() {
+                    let key = Key::Revocation(revocation.serial);
+                    self.feed(refused, Input::Submit(Box::new(Record::Revocation(revocation))));
+                    self.hosts[refused].submitted.retain(|(submitted, _)| *submitted != key);
+                }
+                self.feed(from, Input::DialFailed { peer: listener });
+                return;
+            }
         }
         let (key, [low, high]) = ends(from, to);
         if let Some(old) = self.connections.get(&key) {

@@ -3,6 +3,7 @@
 
 use godwit_core::certificate::{Duty, Invalid};
 use godwit_core::member::{Event, State, SubmitError};
+use godwit_core::record::Key;
 use godwit_sim::authority::PUBLISHER_SERIAL;
 use godwit_sim::link::Profile;
 use godwit_sim::world::World;
@@ -118,7 +119,7 @@ fn a_revoked_member_is_refused_everywhere_within_two_seconds() {
         let took = world.run_until(ms(5000), |world| {
             world.running().filter(|host| *host != 3).all(|host| {
                 let view = world.member(host).view();
-                world.host(host).admission.revoked.contains(&serial)
+                world.host(host).admission.revoked.contains_key(&serial)
                     && view.member(revoked).is_some_and(|view| view.state == State::Revoked)
                     && view.entry(revoked).is_none()
                     && !view.connected().any(|peer| peer == revoked)
@@ -126,6 +127,12 @@ fn a_revoked_member_is_refused_everywhere_within_two_seconds() {
         });
         println!("revocation among {count}: {took:?}");
         assert!(took.is_some_and(|took| took <= ms(2000)), "{took:?}");
+        // It was cut off before it could hear of it. Who refuses it shows it the statement.
+        let own = Key::Revocation(serial);
+        let knows = |world: &World| world.host(3).disk.contains_key(&own);
+        let took = world.run_until(ms(10_000), knows);
+        println!("the revoked member knows after another {took:?}");
+        assert!(took.is_some());
         // It does not come back.
         world.kill(3);
         world.start(3);
@@ -134,6 +141,23 @@ fn a_revoked_member_is_refused_everywhere_within_two_seconds() {
             assert!(!world.member(host).view().connected().any(|peer| peer == revoked));
         }
     }
+}
+
+#[test]
+fn a_member_that_was_away_when_it_was_revoked_learns_it_when_it_comes_back() {
+    let mut world = World::with_members(5, path(60, 0.001), 6);
+    world.run_for(ms(5000));
+    world.kill(3);
+    let serial = world.host(3).config.certificate.grant().serial;
+    let revocation = world.keys.revoke(world.time(), serial);
+    world.submit(0, revocation).unwrap();
+    // Long after all that was said of it is forgotten.
+    world.run_for(ms(600_000));
+    world.start(3);
+    let knows = |world: &World| world.host(3).disk.contains_key(&Key::Revocation(serial));
+    assert!(world.run_until(ms(10_000), knows).is_some());
+    let told = world.events().iter().filter(|(_, host, event)| (*host, event) == (3, &Event::OwnRevocation));
+    assert_eq!(told.count(), 1);
 }
 
 #[test]
