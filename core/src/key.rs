@@ -27,6 +27,8 @@ pub enum Domain {
     Revocation,
     /// A site version, signed by a publisher.
     SiteVersion,
+    /// What a publisher is about to send, signed by it.
+    Intent,
     /// An operator's order, signed by a publisher certificate that may operate.
     Order,
     /// A grant of a home address, signed by the network authority.
@@ -45,6 +47,7 @@ impl Domain {
             Domain::Publisher => b"godwit publisher v1\0",
             Domain::Revocation => b"godwit revocation v1\0",
             Domain::SiteVersion => b"godwit site version v1\0",
+            Domain::Intent => b"godwit intent v1\0",
             Domain::Order => b"godwit order v1\0",
             Domain::Address => b"godwit address v1\0",
             Domain::SoftState => b"godwit soft state v1\0",

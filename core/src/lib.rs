@@ -43,4 +43,5 @@ mod spread;
 pub mod stats;
 pub mod time;
 pub mod tunnel;
+pub mod upload;
 pub mod wire;

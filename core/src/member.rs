@@ -21,6 +21,7 @@ mod config;
 mod connect;
 mod io;
 mod own;
+mod publish;
 mod submit;
 mod view;
 
@@ -139,6 +140,7 @@ impl Member {
             Input::Announced(announced) => self.own.announced.set(now, announce::encode(&announced)),
             Input::Own(entry) => self.own.set_entry(now, *entry),
             Input::Bootstrap(addresses) => self.connections.set_bootstrap(now, addresses),
+            Input::Announce { to, announcement } => self.announce(&to, announcement),
             Input::Timer => {}
         }
         self.turn(now);
@@ -240,7 +242,10 @@ impl Member {
         if let Some(answer) = self.roster.message(now, from, &message) {
             self.push_message(from, &answer);
         }
-        self.spread.message(now, from, message);
+        match message {
+            Message::Coming(announcement) => self.announced(now, from, announcement),
+            message => self.spread.message(now, from, message),
+        }
     }
 
     /// Whether the certificates of a key are known and none of them holds.

@@ -20,9 +20,13 @@
 //! - *Durable means durable.* The shell reports [`Input::Stored`] after the store acknowledged, and
 //!   blocks are read back from the store before the walk goes on.
 //!
+//! - *What is announced comes early.* Objects of a publish that goes on are fetched before its head
+//!   names them; see `early`.
+//!
 //! Bytes never pass through here, except those of blocks. Holders, retries and batches are the
 //! matter of `fetch`.
 
+mod early;
 mod fetch;
 mod messages;
 #[cfg(test)]
@@ -34,11 +38,14 @@ use crate::content::{ObjectId, VersionNumber};
 use crate::key::MemberId;
 use crate::name::SiteName;
 use crate::time::Time;
+use crate::upload::Announcement;
+use early::Early;
 use fetch::{Fetcher, Resolved};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use whole::Whole;
 
-pub use fetch::{BATCH_BYTES, BATCH_OBJECTS, BatchId, DEMANDS_MAX, SILENCE_MAX, Wanted};
+pub use early::EARLY_MAX;
+pub use fetch::{BATCH_BYTES, BATCH_OBJECTS, BatchId, DEMANDS_MAX, EARLY_OBJECTS_MAX, SILENCE_MAX, Wanted};
 pub use messages::{Event, Found, Input, Look, Output, Progress};
 
 /// Sites that are walked at a time; the others wait their turn. Bounds the memory of walks.
@@ -58,6 +65,7 @@ pub struct Replication {
     /// Sites that are being walked, at most [`WALKS_MAX`].
     walking: BTreeSet<SiteName>,
     whole: Whole,
+    early: Early,
     fetcher: Fetcher,
     outputs: VecDeque<Output>,
 }
@@ -103,6 +111,7 @@ impl Replication {
             queue: VecDeque::new(),
             walking: BTreeSet::new(),
             whole: Whole::default(),
+            early: Early::default(),
             fetcher: Fetcher::default(),
             outputs: VecDeque::new(),
         }
@@ -117,7 +126,11 @@ impl Replication {
             Input::Demand { id, len, holders } => self.demand(id, len, holders),
             Input::Undemand { id } => self.fetcher.undemand(id, &mut self.outputs),
             Input::PeerUp { peer } => self.fetcher.peer_up(peer),
-            Input::PeerDown { peer } => self.fetcher.peer_down(peer, &mut self.outputs),
+            Input::PeerDown { peer } => {
+                self.early.peer_down(peer, &mut self.fetcher, &mut self.outputs);
+                self.fetcher.peer_down(peer, &mut self.outputs);
+            }
+            Input::Announced { from, announcement } => self.announced(now, from, *announcement),
             Input::Looked { found } => self.looked(&found),
             Input::Stored { batch, ids } => self.stored(now, batch, ids),
             Input::Progress { batch } => self.fetcher.progress(now, batch),
@@ -126,7 +139,10 @@ impl Replication {
             }
             Input::Lost => self.lost(),
             Input::Retain { blocks } => self.whole.retain(&blocks),
-            Input::Timer => self.fetcher.timer(now, &mut self.outputs),
+            Input::Timer => {
+                self.early.timer(now, &mut self.fetcher, &mut self.outputs);
+                self.fetcher.timer(now, &mut self.outputs);
+            }
         }
         self.start_walks();
         self.fetcher.schedule(now, &mut self.outputs);
@@ -139,7 +155,7 @@ impl Replication {
 
     /// When [`Input::Timer`] is due.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.fetcher.next_deadline()
+        [self.fetcher.next_deadline(), self.early.next_deadline()].into_iter().flatten().min()
     }
 
     /// How far a site is; `None` when it is not wanted.
@@ -156,8 +172,17 @@ impl Replication {
         if self.sites.get(&site).is_some_and(|known| (known.number, known.root) == (number, root)) {
             return;
         }
+        self.early.published(&site, number);
         self.fetcher.drop_site(&site, &mut self.outputs);
         self.begin(site, number, root);
+    }
+
+    /// What is announced for a version that is wanted already comes with its walk.
+    fn announced(&mut self, now: Time, from: MemberId, announcement: Announcement) {
+        let intent = &announcement.intent;
+        if self.sites.get(&intent.site).is_none_or(|site| site.number < intent.number) {
+            self.early.announced(now, from, announcement, &mut self.outputs);
+        }
     }
 
     fn begin(&mut self, site: SiteName, number: VersionNumber, root: ObjectId) {
@@ -234,6 +259,9 @@ impl Replication {
 
     /// Takes the store's answers to all walks that asked.
     fn looked(&mut self, found: &[Found]) {
+        for found in found {
+            self.early.looked(found.id, found.len.is_some(), &mut self.fetcher);
+        }
         for name in self.walking.clone() {
             match found.iter().try_for_each(|found| self.looked_for(&name, found)) {
                 Ok(()) => self.advance(&name),

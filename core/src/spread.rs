@@ -176,7 +176,8 @@ impl Spread {
     /// Takes a message about records; pings are not for here.
     pub(crate) fn message(&mut self, now: Time, from: MemberId, message: Message) {
         match message {
-            Message::Ping { .. } | Message::Pong { .. } => {}
+            // These are others' to hear.
+            Message::Ping { .. } | Message::Pong { .. } | Message::Coming(_) => {}
             Message::Push { records, more } => {
                 for carried in records {
                     // Counted, and told where that is worth it.

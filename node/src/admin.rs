@@ -24,6 +24,7 @@
 //! programs can act on.
 
 mod acme;
+mod announce;
 pub mod api;
 mod client;
 mod homes;

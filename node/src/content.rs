@@ -17,6 +17,7 @@ use godwit_core::content::tree::{Role, Walk, WalkError};
 use godwit_core::content::{ObjectId, VersionNumber};
 use godwit_core::key::MemberId;
 use godwit_core::name::SiteName;
+use godwit_core::upload::Coming;
 use godwit_store::{NewObject, Object, Store, StoreError};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -230,12 +231,15 @@ impl Content {
         }
     }
 
-    /// Keeps objects that a publisher sent. Durable when it returns.
-    pub(crate) async fn put(&self, objects: Vec<Bytes>) -> Result<(), StoreError> {
+    /// Keeps objects that a publisher sent; they are durable when it returns, and named.
+    pub(crate) async fn put(&self, objects: Vec<Bytes>) -> Result<Vec<Coming>, StoreError> {
         let name = || objects.into_iter().map(NewObject::of).collect::<Vec<_>>();
         let named = tokio::task::spawn_blocking(name).await.map_err(|_| StoreError::Closed)?;
         self.recent.touch(named.iter().map(|object| &object.named.id)).await;
-        self.store.put_objects(named).await
+        let coming = |object: &NewObject| Coming { id: object.named.id, len: object.named.len };
+        let coming = named.iter().map(coming).collect();
+        self.store.put_objects(named).await?;
+        Ok(coming)
     }
 
     /// Those of `ids` that are not here.

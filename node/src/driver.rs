@@ -17,6 +17,7 @@ use godwit_core::health::Judge;
 use godwit_core::key::{MemberId, SecretKey};
 use godwit_core::member::{Event as Note, Input, Member, Output, SubmitError};
 use godwit_core::record::{Key, Record};
+use godwit_core::upload::Announcement;
 use godwit_overlay::{Event, Overlay, SponsorRequest};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -37,6 +38,12 @@ const PERSIST_AGAIN: Duration = Duration::from_secs(2);
 /// Heads waiting for the disk; a network has a few hundred in all. Beyond it the oldest are left to
 /// reconciliation after the next start.
 const UNWRITTEN_MAX: usize = 4096;
+
+/// Announcements that wait for replication; each names a batch of an upload.
+pub(crate) const ANNOUNCED_MAX: usize = 64;
+
+/// Objects that are being published, and who has them.
+pub(crate) type Announced = (MemberId, Box<Announcement>);
 
 /// What other tasks ask of the machine.
 pub(crate) enum Command {
@@ -74,6 +81,8 @@ pub(crate) struct Driver {
     pub(crate) snapshots: watch::Sender<Arc<Snapshot>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) admission: Admission,
+    /// Where objects of publishes that go on are told.
+    pub(crate) announced: mpsc::Sender<Announced>,
     pub(crate) stop: CancellationToken,
     /// What is begun here and must end before the daemon has.
     pub(crate) tasks: TaskTracker,
@@ -297,6 +306,10 @@ impl Running {
                 if change.any() && self.tell_at.is_none() {
                     self.tell_at = Some(Instant::now() + SETTLE);
                 }
+            }
+            Output::Announced { from, announcement } => {
+                // Without room nothing is lost: it comes with the version.
+                let _ = self.driver.announced.try_send((from, announcement));
             }
             Output::Note(note) => self.note(&note),
         }

@@ -10,6 +10,7 @@
 
 use crate::clock;
 use crate::collect::Retain;
+use crate::driver::Announced;
 use crate::fetch::{Brought, Chain, FetchEvent, Fetcher, Purpose};
 use crate::held::Held;
 use crate::http::Sites;
@@ -21,6 +22,7 @@ use godwit_core::key::MemberId;
 use godwit_core::member::State;
 use godwit_core::name::SiteName;
 use godwit_core::replication::{BatchId, Event, Found, Input, Look, Output, Replication, Wanted};
+use godwit_core::upload::Announcement;
 use godwit_store::{Store, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -50,6 +52,8 @@ pub(crate) struct Replicator {
     pub(crate) sites: Arc<Sites>,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(crate) recent: Arc<Recent>,
+    /// Objects of versions that are being published elsewhere.
+    pub(crate) announcements: mpsc::Receiver<Announced>,
     /// Asks before objects are deleted.
     pub(crate) collecting: mpsc::Receiver<Retain>,
     /// Tells that the store lost objects.
@@ -123,6 +127,9 @@ impl Replicator {
                 },
                 _ = held.changed() => news = true,
                 Some(report) = reported.recv() => running.report(report),
+                Some((from, announcement)) = running.shell.announcements.recv() => {
+                    running.announced(from, announcement);
+                }
                 () = damaged.notified() => running.feed(Input::Lost),
                 Some(Retain { blocks, wanted }) = running.shell.collecting.recv() => {
                     running.feed(Input::Retain { blocks });
@@ -192,6 +199,15 @@ impl Replicator {
 impl Running {
     fn feed(&mut self, input: Input) {
         self.machine.handle(clock::now(), input);
+    }
+
+    /// What is announced of a site that is not to be kept here is nothing to this node.
+    fn announced(&mut self, from: MemberId, announcement: Box<Announcement>) {
+        let snapshot = self.shell.snapshots.borrow().clone();
+        let (own, intent) = (&self.shell.own, &announcement.intent);
+        if placement::will_keep(&snapshot, own, &intent.site, intent.policy.replicas) {
+            self.feed(Input::Announced { from, announcement });
+        }
     }
 
     /// Tells the machine what a snapshot means for it.

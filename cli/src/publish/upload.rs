@@ -11,6 +11,7 @@ use crate::failure::Outcome;
 use anyhow::Context;
 use bytes::Bytes;
 use godwit_core::content::ObjectId;
+use godwit_core::upload::Intent;
 use godwit_node::admin::Client;
 use indicatif::ProgressBar;
 use std::io;
@@ -45,9 +46,10 @@ pub(crate) async fn missing(client: &Client, scanned: &Scanned) -> Outcome<Vec<O
     Ok(missing)
 }
 
-/// Sends the objects.
+/// Sends the objects, which the publisher intends to.
 pub(crate) async fn upload(
     client: &Client,
+    intent: &Intent,
     walked: Arc<Walked>,
     scanned: Arc<Scanned>,
     missing: Vec<ObjectId>,
@@ -58,7 +60,7 @@ pub(crate) async fn upload(
         let (sender, receiver) = mpsc::channel(AHEAD_OBJECTS);
         let (walked, scanned) = (walked.clone(), scanned.clone());
         let reader = tokio::task::spawn_blocking(move || read_ahead(&walked, &scanned, &batch, &sender));
-        let stored = client.put_objects(stream(receiver, progress.clone())).await;
+        let stored = client.put_objects(Some(intent), stream(receiver, progress.clone())).await;
         // Why reading stopped says more than that the connection was cut short.
         let sent = match reader.await.context("reading ahead")? {
             Ok(sent) => sent,

@@ -16,6 +16,7 @@ use clap::Args;
 use godwit_core::content::version::Draft;
 use godwit_core::content::{Policy, Replicas, SiteVersion, VersionNumber};
 use godwit_core::name::SiteName;
+use godwit_core::upload::{Intent, Plan};
 use godwit_node::admin::Client;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -149,7 +150,16 @@ impl Publish {
             return Ok(report);
         }
         let bar = terminal::progress(missing_bytes, "sending", true, self.json);
-        report.uploaded = upload(client, Arc::new(walked), Arc::new(scanned), missing, &bar).await?;
+        let plan = Plan {
+            site: site.clone(),
+            number: draft.number,
+            policy: draft.policy.clone(),
+            objects: report.uploaded.objects,
+            bytes: report.uploaded.bytes,
+        };
+        let (now, certificate) = (godwit_node::clock::now(), &publisher.certificate);
+        let intent = Intent::issue(now, &publisher.key, certificate.clone(), plan);
+        report.uploaded = upload(client, &intent, Arc::new(walked), Arc::new(scanned), missing, &bar).await?;
         bar.finish_and_clear();
         let now = godwit_node::clock::now();
         let version = SiteVersion::issue(now, &publisher.key, publisher.certificate.clone(), draft);

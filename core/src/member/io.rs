@@ -15,8 +15,10 @@ use crate::name::SiteName;
 use crate::observation::ClientRtt;
 use crate::record::{Key, Record};
 use crate::stats::Refused;
+use crate::upload::Announcement;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -101,6 +103,14 @@ pub enum Input {
     Own(Box<OwnEntry>),
     /// Where members may be found as long as none is connected: tried over and over.
     Bootstrap(Vec<SocketAddr>),
+    /// Objects of a publish that goes on have become durable here: those that are to keep the site
+    /// are told, as far as they are connected. The publisher's intent holds.
+    Announce {
+        /// Whom to tell.
+        to: BTreeSet<MemberId>,
+        /// What.
+        announcement: Box<Announcement>,
+    },
     /// The deadline has passed.
     Timer,
 }
@@ -147,6 +157,14 @@ pub enum Output {
     },
     /// Judge peers by this from now on.
     AdmissionChanged(Box<Admission>),
+    /// Objects have become durable at a peer, in a publish that goes on: whoever is to keep the site
+    /// may fetch them already. The publisher's intent was verified.
+    Announced {
+        /// Who has them.
+        from: MemberId,
+        /// What.
+        announcement: Box<Announcement>,
+    },
     /// [`super::View`] answers differently now.
     Changed(Change),
     /// Something an operator may want to know.

@@ -1,8 +1,9 @@
 //! Wants, holders and batches: what is fetched from whom, and what happens when it fails.
 //!
-//! A want is one object that the store lacks, with those who need it: sites, or readers who
-//! demand it now. Wants are fetched in batches; a batch goes to one holder. Demanded objects go
-//! first, then blocks (they lead to more), then the rest, in the order in which they were found.
+//! A want is one object that the store lacks, with those who need it: sites, readers who demand it
+//! now, or a version to come of which a member has announced it. Wants are fetched in batches; a batch
+//! goes to one holder. Demanded objects go first, then blocks (they lead to more), then the rest, in
+//! the order in which they were found, and at last what was announced early.
 //!
 //! A holder may be busy ([`HOLDER_BATCHES`]), failing (left alone, longer each time), or lack an
 //! object (it is not asked for that one again until all others were). When nobody has an object,
@@ -16,6 +17,7 @@ use crate::name::SiteName;
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::time::Duration;
 
 /// The most objects in a batch: one stream serves many small ones without a round trip for each.
@@ -26,6 +28,9 @@ pub const BATCH_BYTES: u64 = 4 << 20;
 pub const SILENCE_MAX: Duration = Duration::from_secs(20);
 /// The most objects that may be demanded at a time; one more is answered as not found.
 pub const DEMANDS_MAX: usize = 4096;
+
+/// The most objects that are wanted before their version is there.
+pub const EARLY_OBJECTS_MAX: usize = 16_384;
 
 /// Batches in flight from one holder: enough to fill a path of 300 ms while one is being stored.
 const HOLDER_BATCHES: usize = 4;
@@ -70,7 +75,11 @@ enum Priority {
     Demanded,
     Block,
     Leaf,
+    Early,
 }
+
+/// The order of wants: by priority, then by age.
+type Rank = (Priority, u64, ObjectId);
 
 struct Want {
     len_hint: u64,
@@ -80,6 +89,8 @@ struct Want {
     sites: BTreeSet<SiteName>,
     /// Those named by who demands it.
     demand: Option<Vec<MemberId>>,
+    /// Who has announced it.
+    early: Option<MemberId>,
     /// Holders that said they lack it.
     lacking: BTreeSet<MemberId>,
     /// How often all holders lacked it.
@@ -111,9 +122,11 @@ struct Batch {
 #[derive(Default)]
 pub(super) struct Fetcher {
     wants: BTreeMap<ObjectId, Want>,
-    ready: BTreeSet<(Priority, u64, ObjectId)>,
+    ready: BTreeSet<Rank>,
     paused: BTreeSet<(Time, ObjectId)>,
     demands: usize,
+    /// How many were announced early, by whom.
+    early: BTreeMap<MemberId, usize>,
     /// Who holds each site, the nearest first.
     sources: BTreeMap<SiteName, Vec<MemberId>>,
     /// The members that can be fetched from.
@@ -163,6 +176,31 @@ impl Fetcher {
         self.entry(reference.id, reference.role.len_hint(), priority).sites.insert(site.clone());
     }
 
+    /// A member has announced an object that the store lacks.
+    pub(super) fn want_early(&mut self, id: ObjectId, len: u64, from: MemberId) {
+        // Who announced it first is asked first; another one is not needed.
+        if self.wants.get(&id).is_some_and(|want| want.early.is_some())
+            || self.early.values().sum::<usize>() >= EARLY_OBJECTS_MAX
+        {
+            return;
+        }
+        *self.early.entry(from).or_insert(0) += 1;
+        self.entry(id, len, Priority::Early).early = Some(from);
+    }
+
+    /// What a member has announced is not fetched for its own sake any more.
+    pub(super) fn drop_early(&mut self, from: MemberId, outputs: &mut VecDeque<Output>) {
+        let announced = self.wants.iter().filter(|(_, want)| want.early == Some(from));
+        let announced: Vec<ObjectId> = announced.map(|(id, _)| *id).collect();
+        self.early.remove(&from);
+        for id in announced {
+            if let Some(want) = self.wants.get_mut(&id) {
+                want.early = None;
+            }
+            self.drop_if_unneeded(id, outputs);
+        }
+    }
+
     /// Somebody needs an object now.
     pub(super) fn demand(
         &mut self,
@@ -202,7 +240,7 @@ impl Fetcher {
 
     fn drop_if_unneeded(&mut self, id: ObjectId, outputs: &mut VecDeque<Output>) {
         let Some(want) = self.wants.get(&id) else { return };
-        if !want.sites.is_empty() || want.demand.is_some() {
+        if !want.sites.is_empty() || want.demand.is_some() || want.early.is_some() {
             return;
         }
         let Some(want) = self.remove(id) else { return };
@@ -309,8 +347,8 @@ impl Fetcher {
         for holder in self.holders.values_mut().filter(|holder| holder.paused_until <= now) {
             holder.paused_until = Time::default();
         }
-        let mut after = None;
-        while let Some((holder, objects, urgent)) = self.next_batch(now, &mut after, outputs) {
+        let mut round = Round::default();
+        while let Some((holder, objects, urgent)) = self.next_batch(now, &mut round, outputs) {
             let batch = BatchId(self.next_batch);
             self.next_batch += 1;
             for wanted in &objects {
@@ -325,46 +363,56 @@ impl Fetcher {
         }
     }
 
-    /// The first want that somebody can serve, with others that go along. `after` is how far
-    /// this round of scheduling has looked: who could not be served then cannot be now.
+    /// The first want that somebody can serve, with others that go along.
     fn next_batch(
         &mut self,
         now: Time,
-        after: &mut Option<(Priority, u64, ObjectId)>,
+        round: &mut Round,
         outputs: &mut VecDeque<Output>,
     ) -> Option<(MemberId, Vec<Wanted>, bool)> {
         loop {
-            let extra = self.batches.values().filter(|batch| batch.urgent).count();
-            let next = match *after {
-                Some(after) => {
-                    self.ready.range((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded)).next()
+            let (key, holder) = self.next_want(round)?;
+            round.after = Some(key);
+            match holder {
+                Some(holder) => {
+                    return Some((holder, self.fill(key, holder), key.0 == Priority::Demanded));
                 }
-                None => self.ready.first(),
-            };
-            let key = *next?;
-            let (priority, _, id) = key;
-            let urgent = priority == Priority::Demanded;
-            let ordinary = self.batches.len() - extra;
-            if !urgent && ordinary >= BATCHES_MAX || urgent && extra >= URGENT_EXTRA {
-                if !urgent {
-                    return None;
-                }
-                *after = Some(key);
-                continue;
-            }
-            match self.choose(id, urgent) {
-                Choice::Holder(holder) => return Some((holder, self.fill(key, holder), urgent)),
-                Choice::Busy => *after = Some(key),
-                Choice::Nobody => {
-                    *after = Some(key);
-                    self.nobody_has(now, id, outputs);
-                }
+                None => self.nobody_has(now, key.2, outputs),
             }
         }
     }
 
+    /// The next want that a holder has room for, or that nobody has.
+    fn next_want(&self, round: &mut Round) -> Option<(Rank, Option<MemberId>)> {
+        let urgent_batches = self.batches.values().filter(|batch| batch.urgent).count();
+        let ordinary_batches = self.batches.len() - urgent_batches;
+        let after = round.after.map_or(Bound::Unbounded, Bound::Excluded);
+        for key in self.ready.range((after, Bound::Unbounded)) {
+            let (priority, _, id) = *key;
+            let urgent = priority == Priority::Demanded;
+            if urgent && urgent_batches >= URGENT_EXTRA {
+                continue;
+            }
+            if !urgent && ordinary_batches >= BATCHES_MAX
+                || priority == Priority::Early && self.early.keys().all(|from| round.early.contains(from))
+            {
+                return None;
+            }
+            let Some(want) = self.wants.get(&id) else { continue };
+            if !urgent && round.is_busy(want) {
+                continue;
+            }
+            match self.choose(want, urgent) {
+                Choice::Holder(holder) => return Some((*key, Some(holder))),
+                Choice::Nobody => return Some((*key, None)),
+                Choice::Busy => round.busy(want),
+            }
+        }
+        None
+    }
+
     /// The want at `key` and those behind it that the same holder may have.
-    fn fill(&self, key: (Priority, u64, ObjectId), holder: MemberId) -> Vec<Wanted> {
+    fn fill(&self, key: Rank, holder: MemberId) -> Vec<Wanted> {
         let mut objects = Vec::new();
         let mut bytes = 0;
         for (priority, _, id) in self.ready.range(key..) {
@@ -386,11 +434,10 @@ impl Fetcher {
     fn candidates<'a>(&'a self, want: &'a Want) -> impl Iterator<Item = MemberId> + 'a {
         let demand = want.demand.iter().flatten();
         let sites = want.sites.iter().filter_map(|site| self.sources.get(site)).flatten();
-        demand.chain(sites).copied()
+        demand.chain(sites).chain(&want.early).copied()
     }
 
-    fn choose(&self, id: ObjectId, urgent: bool) -> Choice {
-        let Some(want) = self.wants.get(&id) else { return Choice::Busy };
+    fn choose(&self, want: &Want, urgent: bool) -> Choice {
         let limit = if urgent { HOLDER_BATCHES + URGENT_EXTRA } else { HOLDER_BATCHES };
         let mut best: Option<(usize, MemberId)> = None;
         let mut choice = Choice::Nobody;
@@ -409,14 +456,14 @@ impl Fetcher {
                 best = Some((cost, candidate));
             }
         }
-        // A reader waits: who is away now is not waited for.
-        let demand_only = want.demand.is_some() && want.sites.is_empty();
+        // A reader waits: who is away now is not waited for. Nor is one who announced something.
+        let no_site = want.sites.is_empty();
         match best {
             Some((_, holder)) => Choice::Holder(holder),
-            None if demand_only && !self.candidates(want).any(|id| self.holders.contains_key(&id)) => {
+            None if no_site && !self.candidates(want).any(|id| self.holders.contains_key(&id)) => {
                 Choice::Nobody
             }
-            None if self.candidates(want).next().is_none() && !demand_only => Choice::Busy,
+            None if self.candidates(want).next().is_none() && !no_site => Choice::Busy,
             None => choice,
         }
     }
@@ -462,6 +509,7 @@ impl Fetcher {
             order,
             sites: BTreeSet::new(),
             demand: None,
+            early: None,
             lacking: BTreeSet::new(),
             rounds: 0,
             place: Place::Ready,
@@ -498,9 +546,21 @@ impl Fetcher {
         }
     }
 
+    fn forget_early(&mut self, from: MemberId) {
+        if let Some(left) = self.early.get_mut(&from) {
+            *left -= 1;
+            if *left == 0 {
+                self.early.remove(&from);
+            }
+        }
+    }
+
     /// Takes a want away, from its batch too.
     fn remove(&mut self, id: ObjectId) -> Option<Want> {
         let want = self.wants.remove(&id)?;
+        if let Some(from) = want.early {
+            self.forget_early(from);
+        }
         match want.place {
             Place::Ready => drop(self.ready.remove(&(want.priority, want.order, id))),
             Place::Paused(until) => drop(self.paused.remove(&(until, id))),
@@ -511,6 +571,34 @@ impl Fetcher {
             }
         }
         Some(want)
+    }
+}
+
+/// One round of scheduling: how far it has looked, and for whom nobody had room. Holders only get
+/// busier in it.
+#[derive(Default)]
+struct Round {
+    after: Option<Rank>,
+    sites: BTreeSet<SiteName>,
+    early: BTreeSet<MemberId>,
+}
+
+impl Round {
+    /// Nobody who may have what is wanted has room; so it is for whatever else they may have.
+    fn busy(&mut self, want: &Want) {
+        if want.lacking.is_empty() && want.demand.is_none() {
+            self.sites.extend(want.sites.iter().cloned());
+            self.early.extend(want.early);
+        }
+    }
+
+    /// Whether this is known, without looking at each holder. Without it a site of thousands of
+    /// objects costs a look at all of them whenever a batch moves.
+    fn is_busy(&self, want: &Want) -> bool {
+        want.lacking.is_empty()
+            && want.demand.is_none()
+            && want.sites.iter().all(|site| self.sites.contains(site))
+            && want.early.iter().all(|from| self.early.contains(from))
     }
 }
 

@@ -4,6 +4,7 @@ use super::fetch::{BatchId, Wanted};
 use crate::content::{ObjectId, VersionNumber};
 use crate::key::MemberId;
 use crate::name::SiteName;
+use crate::upload::Announcement;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -55,6 +56,14 @@ pub enum Input {
     PeerDown {
         /// The member.
         peer: MemberId,
+    },
+    /// A member has objects of a version that is being published and is to be kept here. The
+    /// publisher's intent was verified.
+    Announced {
+        /// Who.
+        from: MemberId,
+        /// What.
+        announcement: Box<Announcement>,
     },
     /// The store's answers to [`Output::Look`].
     Looked {

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::content::tree::{Body, Entry, File, Kind, build_directory};
+use crate::upload::{Coming, Intent, Plan};
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::time::Duration;
@@ -470,4 +471,162 @@ proptest! {
         (1..=3).for_each(|number| world.feed(Input::PeerUp { peer: member(number) }));
         world.run_to_complete("www", 1, &objects);
     }
+}
+
+/// An announcement of `objects` by `from`, under an intent for `signed` objects of a version.
+fn announced(from: u8, number: u64, signed: (u64, u64), objects: &Objects) -> Input {
+    let key = crate::key::SecretKey::from_seed(&[1; 32]);
+    let validity =
+        crate::certificate::Validity { not_before: Time::from_secs(0), not_after: Time::from_secs(9) };
+    let certificate = crate::certificate::PublisherCertificate::issue(
+        &key,
+        crate::certificate::Serial(1),
+        key.public(),
+        String::new(),
+        vec![crate::certificate::Right::Publish],
+        validity,
+    );
+    let plan = Plan {
+        site: site("www"),
+        number: VersionNumber(number),
+        policy: crate::content::Policy::default(),
+        objects: signed.0,
+        bytes: signed.1,
+    };
+    let intent = Intent::issue(Time::from_secs(number), &key, certificate, plan);
+    let objects = objects.iter().map(|(id, bytes)| Coming { id: *id, len: bytes.len() as u64 }).collect();
+    Input::Announced { from: member(from), announcement: Box::new(Announcement { intent, objects }) }
+}
+
+/// How many objects, and how many bytes they have.
+fn sum(objects: &Objects) -> (u64, u64) {
+    (objects.len() as u64, objects.values().map(|bytes| bytes.len() as u64).sum())
+}
+
+#[test]
+fn what_is_announced_is_there_when_its_version_comes() {
+    let mut objects = Objects::new();
+    let root = publish(&mut objects, &flat(2000, "a"));
+    let mut world = World::new(3);
+    world.trouble = Some(5);
+    world.holder(1, objects.clone());
+    let half: Objects = objects.clone().into_iter().take(1000).collect();
+    for part in [&half, &objects] {
+        world.feed(announced(1, 1, (10_000, 1 << 20), part));
+        while !world.in_flight.is_empty() {
+            world.step();
+        }
+        world.run();
+        part.keys().for_each(|id| assert!(world.store.contains_key(id)));
+    }
+    assert!(world.complete.is_empty(), "no version is there yet");
+    let before = world.fetched.len();
+    world.want("www", 1, root);
+    world.run_to_complete("www", 1, &objects);
+    assert_eq!(world.fetched.len(), before, "nothing had to be fetched again");
+}
+
+#[test]
+fn a_version_that_overtakes_its_announcements_shares_their_fetches() {
+    for seed in 0..20 {
+        let mut objects = Objects::new();
+        let root = publish(&mut objects, &flat(1500, "a"));
+        let mut world = World::new(seed);
+        world.holder(1, objects.clone()).holder(2, objects.clone());
+        world.feed(announced(1, 1, sum(&objects), &objects));
+        for _ in 0..seed {
+            world.step();
+        }
+        world.want("www", 1, root);
+        // Late ones name nothing new.
+        world.feed(announced(1, 1, sum(&objects), &objects));
+        world.run_to_complete("www", 1, &objects);
+        world.run();
+        let mut fetched = world.fetched.clone();
+        fetched.sort();
+        fetched.dedup();
+        assert_eq!(fetched.len(), world.fetched.len(), "something was fetched twice");
+    }
+}
+
+#[test]
+fn when_the_publishing_member_dies_what_it_announced_is_given_up() {
+    let mut objects = Objects::new();
+    publish(&mut objects, &flat(3000, "a"));
+    let mut world = World::new(5);
+    world.holder(1, objects.clone()).holder(2, objects.clone());
+    world.feed(announced(1, 1, sum(&objects), &objects));
+    world.step();
+    world.feed(Input::PeerDown { peer: member(1) });
+    assert!(world.in_flight.is_empty(), "nobody else is asked: nobody else said that it has them");
+    world.run();
+    assert!(world.store.len() < objects.len() && world.complete.is_empty());
+    assert_eq!(world.machine.next_deadline(), None, "nothing is left of it");
+    // The next version of the site is as if nothing had been.
+    let mut other = Objects::new();
+    let root = publish(&mut other, &flat(100, "b"));
+    world.holder(2, other.clone());
+    world.want("www", 1, root);
+    world.run_to_complete("www", 1, &other);
+}
+
+#[test]
+fn a_publish_that_falls_silent_is_given_up() {
+    let mut objects = Objects::new();
+    publish(&mut objects, &flat(100, "a"));
+    let mut world = World::new(5);
+    // It is connected and busy: nothing of what it announced can be asked for.
+    world.holder(1, Objects::new());
+    world.feed(announced(1, 1, sum(&objects), &objects));
+    let began = world.now;
+    world.run();
+    assert!(world.now >= began + EARLY_MAX && world.now < began + 3 * EARLY_MAX);
+    assert!(world.store.is_empty() && world.notes.is_empty());
+}
+
+#[test]
+fn no_more_is_fetched_than_the_publisher_signed_for() {
+    let mut objects = Objects::new();
+    publish(&mut objects, &flat(1000, "a"));
+    let (count, bytes) = sum(&objects);
+    for signed in [(300, bytes), (count, bytes / 3), (0, 0)] {
+        let mut world = World::new(5);
+        world.holder(1, objects.clone());
+        // Said again and again, also after it was given up.
+        for _ in 0..3 {
+            world.feed(announced(1, 1, signed, &objects));
+            world.run();
+            let (count, bytes) = sum(&world.store);
+            assert!(count <= signed.0 && bytes <= signed.1, "{count} objects, {bytes} bytes of {signed:?}");
+        }
+        // Another signature is another publish.
+        let before = world.store.len();
+        world.feed(announced(1, 2, signed, &objects));
+        world.run();
+        assert!(world.store.len() >= before);
+    }
+}
+
+#[test]
+fn announcements_are_bounded_whoever_sends_them() {
+    let mut world = World::new(5);
+    world.holder(1, Objects::new()).holder(2, Objects::new());
+    // Nobody looks: the store is slow.
+    for number in 0..200u64 {
+        let objects: Objects = (0..500u64)
+            .map(|i| Bytes::from(format!("{number} {i}")))
+            .map(|bytes| (ObjectId::of(&bytes), bytes))
+            .collect();
+        let Input::Announced { from, announcement } = announced(1, number, (u64::MAX, u64::MAX), &objects)
+        else {
+            panic!("it is an announcement")
+        };
+        world.machine.handle(world.now, Input::Announced { from, announcement });
+    }
+    let mut looked = 0;
+    while let Some(output) = world.machine.poll_output() {
+        let Output::Look(looks) = output else { panic!("{output:?}") };
+        looked += looks.len();
+    }
+    assert!(looked <= 8192, "{looked}");
 }

@@ -4,6 +4,7 @@
 //! and nothing else, and a peer cannot make another keep state for it.
 
 use crate::record::{Key, Rank, Record};
+use crate::upload::Announcement;
 use crate::wire::{self, DecodeError, MESSAGE_LEN_MAX};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,8 @@ pub(crate) enum Message {
         /// Which.
         keys: Vec<Key>,
     },
+    /// *These objects have come to me; you may fetch them already.*
+    Coming(Box<Announcement>),
 }
 
 /// A record on its way.

@@ -9,6 +9,7 @@ use godwit_core::certificate::Invalid;
 use godwit_core::content::{ObjectId, SiteVersion, VersionNumber};
 use godwit_core::name::SiteName;
 use godwit_core::record::Record;
+use godwit_core::upload::Intent;
 use godwit_core::wire;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
@@ -177,8 +178,13 @@ impl Client {
     }
 
     /// Gives objects to the member, one item of the stream each. They are durable when this returns.
-    /// An error in the stream ends the upload; objects before it may have been stored.
-    pub async fn put_objects<S>(&self, objects: S) -> Result<api::Stored, ClientError>
+    /// An error in the stream ends the upload; objects before it may have been stored. With an intent,
+    /// the nodes that will keep the site begin to fetch what has come.
+    pub async fn put_objects<S>(
+        &self,
+        intent: Option<&Intent>,
+        objects: S,
+    ) -> Result<api::Stored, ClientError>
     where
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
     {
@@ -190,7 +196,11 @@ impl Client {
             futures::stream::iter(parts)
         });
         let body = StreamBody::new(frames).boxed_unsync();
-        self.request(Method::PUT, "/v1/objects", body).await
+        let path = match intent {
+            Some(intent) => format!("/v1/objects?intent={}", hex::encode(wire::encode(intent))),
+            None => "/v1/objects".to_owned(),
+        };
+        self.request(Method::PUT, &path, body).await
     }
 
     /// Gives a signed head to the member. It is durable there when this returns.

@@ -1,5 +1,6 @@
 //! The server's side of the control endpoint: sockets, routes, errors as JSON.
 
+use super::announce::Announcing;
 use super::api::{self, Code, Error};
 use super::host::{Host, Question};
 use super::{report, upload};
@@ -211,7 +212,11 @@ impl Control {
             (Method::GET, ["v1", "sites", site]) => Ok(ok(&report::site(self, &site_name(site)?)?)),
             (Method::GET, ["v1", "sites", site, "progress"]) => self.progress(&site_name(site)?, &query),
             (Method::POST, ["v1", "objects", "missing"]) => self.missing(request).await,
-            (Method::PUT, ["v1", "objects"]) => Ok(ok(&upload::take(self, request.into_body()).await?)),
+            (Method::PUT, ["v1", "objects"]) => {
+                let intent = query.get("intent");
+                let announcing = intent.map(|intent| Announcing::begin(self, intent)).transpose()?;
+                Ok(ok(&upload::take(self, announcing, request.into_body()).await?))
+            }
             (Method::POST, ["v1", "records"]) => self.submit(request).await,
             (Method::POST, ["v1", "collect"]) => self.collect().await,
             (Method::POST, ["v1", "serve"]) => Ok(ok(&self.serve(body(request).await?).await?)),

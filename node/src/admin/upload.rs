@@ -1,4 +1,5 @@
 //! Taking objects from a publisher: framed, named by hash, stored in batches, durable at the end.
+//! With the publisher's intent, each batch is announced as it becomes durable.
 //!
 //! ```text
 //!  0       4            4 + len
@@ -8,6 +9,7 @@
 //!  u32 little endian, at most 64 MiB
 //! ```
 
+use super::announce::Announcing;
 use super::api::{Code, Error, Stored};
 use super::server::{Control, not_stored};
 use bytes::{Buf, Bytes, BytesMut};
@@ -26,12 +28,16 @@ const BATCH_OBJECTS: usize = 1024;
 const STALL_MAX: Duration = Duration::from_secs(30);
 
 /// Takes the objects in `body`.
-pub(super) async fn take(control: &Control, mut body: Incoming) -> Result<Stored, Error> {
+pub(super) async fn take(
+    control: &Control,
+    announcing: Option<Announcing>,
+    mut body: Incoming,
+) -> Result<Stored, Error> {
     let busy = |_| Error::new(Code::Unavailable, "too many uploads at once");
     let _turn = control.uploads.acquire().await.map_err(|e| busy(e.to_string()))?;
     let mut stored = Stored::default();
     let mut buffer = BytesMut::new();
-    let mut batch = Batch::default();
+    let mut batch = Batch { announcing, ..Batch::default() };
     loop {
         while let Some(object) = split(&mut buffer)? {
             stored.objects += 1;
@@ -76,6 +82,7 @@ fn split(buffer: &mut BytesMut) -> Result<Option<Bytes>, Error> {
 struct Batch {
     objects: Vec<Bytes>,
     bytes: usize,
+    announcing: Option<Announcing>,
     writing: Option<tokio::task::JoinHandle<Result<(), godwit_store::StoreError>>>,
 }
 
@@ -95,8 +102,14 @@ impl Batch {
         let objects = std::mem::take(&mut self.objects);
         self.bytes = 0;
         if !objects.is_empty() {
-            let content = control.content.clone();
-            self.writing = Some(tokio::spawn(async move { content.put(objects).await }));
+            let (content, announcing) = (control.content.clone(), self.announcing.clone());
+            self.writing = Some(tokio::spawn(async move {
+                let durable = content.put(objects).await?;
+                if let Some(announcing) = announcing {
+                    announcing.tell(&durable).await;
+                }
+                Ok(())
+            }));
         }
         Ok(())
     }

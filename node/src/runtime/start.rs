@@ -162,6 +162,7 @@ impl Runtime {
         let generation = keeper.shared();
         let database = keeper.database();
 
+        let (announced, announcements) = mpsc::channel(crate::driver::ANNOUNCED_MAX);
         let driver = Driver {
             member,
             key: identity.key.clone(),
@@ -174,6 +175,7 @@ impl Runtime {
             snapshots,
             metrics: metrics.clone(),
             admission,
+            announced,
             stop: stops.all.clone(),
             tasks: tasks.clone(),
         };
@@ -222,6 +224,7 @@ impl Runtime {
             sites: sites.clone(),
             snapshots: snapshot.clone(),
             recent: recent.clone(),
+            announcements,
             collecting,
             damaged,
             stop: stops.all.clone(),

@@ -110,7 +110,7 @@ async fn what_a_publisher_has_just_sent_stays() {
     let one = network.member("one", None).await;
     let tree = changing(1);
     let objects: Vec<_> = tree.objects.values().cloned().map(Ok).collect();
-    one.client().put_objects(futures::stream::iter(objects)).await.unwrap();
+    one.client().put_objects(None, futures::stream::iter(objects)).await.unwrap();
     assert_eq!(one.client().collect().await.unwrap().objects, 0);
     let version = network.sign("www", 1, Replicas::All, &tree);
     one.client().submit(&Record::Site(Box::new(version))).await.unwrap();
@@ -185,7 +185,7 @@ async fn nothing_goes_while_a_kept_version_is_damaged() {
     }
     // The publisher sends what is missing, and all is well again.
     let root = trees[2].objects[&trees[2].root].clone();
-    one.client().put_objects(futures::stream::iter([Ok(root)])).await.unwrap();
+    one.client().put_objects(None, futures::stream::iter([Ok(root)])).await.unwrap();
     let gone = names(&trees[0]).difference(&trees[1..].iter().flat_map(names).collect()).count();
     collect(&one, gone).await;
     serves(&one, 3).await;

@@ -130,7 +130,7 @@ impl Network {
         let ids: Vec<ObjectId> = tree.objects.keys().copied().collect();
         let missing = client.missing(&ids).await?;
         let objects: Vec<_> = missing.iter().map(|id| Ok(tree.objects[id].clone())).collect();
-        client.put_objects(futures::stream::iter(objects)).await?;
+        client.put_objects(None, futures::stream::iter(objects)).await?;
         client.submit(&Record::Site(Box::new(version.clone()))).await
     }
 }
