@@ -1,6 +1,8 @@
 //! Gives a signed version to the member and waits until enough regions hold it on disk.
 
 use crate::failure::{Exit, Failure, Outcome};
+use crate::terminal::count;
+use godwit_core::certificate::Role;
 use godwit_core::content::{Replicas, SiteVersion};
 use godwit_core::record::Record;
 use godwit_node::admin::{Client, api};
@@ -59,6 +61,35 @@ impl Wait {
         }
     }
 
+    /// Whether there are so many regions with nodes at all. Those that are away for the moment count:
+    /// whoever wants to wait for them may.
+    pub(crate) fn check_regions(self, status: &api::Status) -> Outcome {
+        let Wait::Regions(asked) = self else { return Ok(()) };
+        let lasts = |member: &&api::Member| !matches!(member.state.as_str(), "revoked" | "expired");
+        let nodes = status.members.iter().filter(lasts);
+        let nodes = nodes.filter(|member| member.roles.iter().any(|role| role == Role::Node.as_str()));
+        let regions: BTreeSet<&str> = nodes.map(|node| node.region.as_str()).collect();
+        if asked <= regions.len() {
+            return Ok(());
+        }
+        let named: Vec<&str> = regions.iter().copied().take(10).collect();
+        let text = format!(
+            "{asked} regions cannot hold it: the network has nodes in {} ({})",
+            count(regions.len() as u64, "region"),
+            named.join(", ")
+        );
+        Err(Failure::usage(text).advise("ask for less with --wait, or for what there is with --wait all"))
+    }
+
+    /// Whether waiting on is of no use: fewer regions are to keep it now than were asked for, and
+    /// these have it.
+    fn is_hopeless(self, progress: &api::Progress) -> bool {
+        match self {
+            Wait::Regions(asked) => lasting(progress) < asked && progress.held == progress.wanted,
+            Wait::All => false,
+        }
+    }
+
     /// How far it is, and where it ends. Who was sent a site that is to be kept elsewhere counts
     /// until it is whole there, but not beyond: then it is given up.
     fn measure(self, progress: &api::Progress) -> (u64, u64) {
@@ -105,7 +136,7 @@ pub(crate) async fn submit_and_wait(
         if wait.is_met(&progress) {
             return Ok(Waited { progress, not_yet: None });
         }
-        if Instant::now() >= deadline {
+        if Instant::now() >= deadline || wait.is_hopeless(&progress) {
             let not_yet = Some(not_yet(version, wait, &progress));
             return Ok(Waited { progress, not_yet });
         }
@@ -187,6 +218,14 @@ mod tests {
         assert!(Wait::Regions(9).check(Replicas::All).is_ok());
         assert!(Wait::All.check(Replicas::Count(1)).is_ok());
         assert_eq!(Wait::Regions(2).check(Replicas::Count(1)).unwrap_err().exit(), Exit::Usage);
+    }
+
+    #[test]
+    fn what_no_region_can_do_any_more_is_not_waited_for() {
+        assert!(!Wait::Regions(2).is_hopeless(&progress(&["a"], 1, &["a", "b"])), "b may come");
+        assert!(!Wait::Regions(2).is_hopeless(&progress(&[], 0, &["a"])), "a may come");
+        assert!(Wait::Regions(2).is_hopeless(&progress(&["a"], 1, &["a"])), "b was revoked meanwhile");
+        assert!(!Wait::All.is_hopeless(&progress(&[], 0, &[])));
     }
 
     #[test]

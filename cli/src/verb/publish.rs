@@ -91,6 +91,7 @@ impl Publish {
             Ok(site)
         })?;
         let scope = publisher.certificate.may_publish(&site);
+            self.wait.check_regions(&client.status().await?)?;
         scope.or_exit(Exit::Refused).or_advise(|| "ask the authority for another certificate".into())?;
         let (walked, scanned) = self.scan()?;
         let report = block_on(self.send(&client, &publisher, &site, walked, scanned))?;

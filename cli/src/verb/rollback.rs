@@ -72,6 +72,7 @@ impl Rollback {
         publisher: &Publisher,
     ) -> Outcome<(SiteName, VersionNumber, VersionNumber, Waited)> {
         let site = site_of(client, &self.site).await?;
+        self.wait.check_regions(&client.status().await?)?;
         let versions = client.versions(&site).await?;
         let (current, target) = choose(&site, &versions, self.to.map(VersionNumber))?;
         self.wait.check(current.policy.replicas)?;
