@@ -56,6 +56,9 @@ pub(crate) struct Publish {
     /// Publish names that differ in case only
     #[arg(long)]
     allow_case_clash: bool,
+    /// Publish a directory without any file: a site that has nothing to show
+    #[arg(long)]
+    allow_empty: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -104,6 +107,12 @@ impl Publish {
         let walked = walk(&self.directory, clash, &mut problems)
             .with_context(|| format!("cannot read {}", self.directory.display()))
             .or_exit(Exit::Usage)?;
+        if walked.files.is_empty() && !self.allow_empty {
+            problems.check()?;
+            let text = format!("{} has no files: clients would find nothing", self.directory.display());
+            return Err(Failure::usage(text)
+                .advise("nothing was published, the site is as before: name another directory, or allow it with --allow-empty"));
+        }
         for surprise in &walked.surprises {
             eprintln!("note: {surprise:?} is published too");
         }

@@ -188,6 +188,10 @@ fn bad_directories_and_foreign_publishers_change_nothing() {
 }
 
 #[test]
+    std::fs::create_dir(world.path("bare")).unwrap();
+    publish("bare", &[]).check(2, "bare has no files");
+    publish("bare", &["--allow-empty", "--dry-run"]).check(0, "");
+
 fn two_members_share_a_site_and_one_is_drained_and_revoked() {
     let (world, founder) = founded();
     let second = joined(&world, &founder, "nyc1", "us-new-york");
