@@ -3,6 +3,7 @@
 use super::init::unix;
 use super::invite::{JOIN_TIMEOUT, PeerAddress};
 use crate::arguments::DataDirArguments;
+use crate::config::File;
 use crate::daemon::block_on;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::{place, terminal};
@@ -15,6 +16,7 @@ use godwit_core::name::{MemberName, RegionName};
 use godwit_node::datadir::{DataDir, DataDirError};
 use godwit_overlay::JoinError;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
@@ -197,16 +199,48 @@ impl Join {
         if self.data_dir.data_dir.is_some() {
             write!(text, " --data-dir {}", dir.path().display())?;
         }
-        text += "\nMembers reach it on port 4100 (UDP and TCP)";
-        for (role, ports) in
-            [(Role::Node, ", web clients on 80 (TCP)"), (Role::Redirector, ", resolvers on 53 (UDP and TCP)")]
-        {
-            if certificate.has_role(role) {
-                text += ports;
-            }
-        }
-        terminal::print(&(text + ": open these in its firewall."))
+        text += &firewall(dir, certificate);
+        terminal::print(&text)
     }
+}
+
+/// Which ports to open, by the configuration that `run` will read.
+fn firewall(dir: &DataDir, certificate: &MemberCertificate) -> String {
+    let path = place::config_file(None, dir.path());
+    let config = match (File::read_for(path.as_deref(), Some(&certificate.grant().zone)), path) {
+        (Ok(config), _) => config,
+        (Err(_), Some(path)) => {
+            let path = path.display();
+            return format!(
+                "\n{path} is wrong: `godwit config check` says where. It names the ports to open."
+            );
+        }
+        (Err(_), None) => File::default(),
+    };
+    let mut text = format!("\nMembers reach it on {} (UDP and TCP)", ports(&config.overlay.listen));
+    if certificate.has_role(Role::Node) {
+        let _ = write!(text, ", web clients on {} (TCP)", ports(&config.http.listen));
+    }
+    if certificate.has_role(Role::Redirector) {
+        let _ = write!(text, ", resolvers on {} (UDP and TCP)", ports(&config.redirector.listen));
+    }
+    text + ": open these in its firewall."
+}
+
+/// The ports of `addresses` in words.
+fn ports(addresses: &[SocketAddr]) -> String {
+    let ports: BTreeSet<u16> = addresses.iter().map(SocketAddr::port).collect();
+    if ports.is_empty() {
+        return "no port".into();
+    }
+    let free = ports.contains(&0).then(|| "a free port that it takes at each start".to_owned());
+    let named: Vec<String> = ports.iter().filter(|port| **port != 0).map(u16::to_string).collect();
+    let named = match named.len() {
+        0 => None,
+        1 => Some(format!("port {}", named[0])),
+        _ => Some(format!("ports {}", named.join(" and "))),
+    };
+    named.into_iter().chain(free).collect::<Vec<_>>().join(" and ")
 }
 
 fn redeem(token: &JoinToken, key: &SecretKey, bootstrap: &[SocketAddr]) -> Outcome<MemberCertificate> {
@@ -260,4 +294,21 @@ fn write_settings(dir: &DataDir, settings: Option<&str>) -> Outcome<Option<Strin
     let text = format!("# Written by `godwit join`. Every key: godwit config schema\n{settings}");
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(Some(format!("Its addresses are in {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_those_listened_on() {
+        let check = |addresses: &[&str], words: &str| {
+            let addresses: Vec<SocketAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+            assert_eq!(ports(&addresses), words);
+        };
+        check(&["0.0.0.0:4100", "[::]:4100"], "port 4100");
+        check(&["192.0.2.1:53", "192.0.2.2:5353"], "ports 53 and 5353");
+        check(&["127.0.0.1:0"], "a free port that it takes at each start");
+        check(&[], "no port");
+    }
 }
