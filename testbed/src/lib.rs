@@ -82,6 +82,9 @@ pub fn exec(dir: Option<&Path>, host: &str, command: &[OsString]) -> anyhow::Res
 
 /// `godwit testbed kill|stop|start|cut|heal|degrade`: returns what was done, in words.
 pub fn fault(dir: Option<&Path>, fault: &Fault) -> anyhow::Result<String> {
+    if let Fault::Degrade { how, .. } = fault {
+        how.check()?;
+    }
     match control::ask(&RunDir::new(dir)?, &control::Request::Fault(fault.clone()))? {
         control::Answer::Done(done) => Ok(done),
         other => anyhow::bail!("the launcher gave an unexpected answer: {other:?}"),

@@ -151,6 +151,26 @@ pub struct Degrade {
     pub rate_mbit: Option<f64>,
 }
 
+impl Degrade {
+    /// Checks every number against its range.
+    pub fn check(&self) -> Result<(), BadOption> {
+        let beyond = |value: Option<f64>, range: std::ops::RangeInclusive<f64>| {
+            value.is_some_and(|value| !range.contains(&value))
+        };
+        let fail = |text: &str| Err(BadOption(text.to_owned()));
+        if beyond(self.delay_ms, 0.0..=60_000.0) {
+            return fail("a further delay is 0 to 60,000 ms");
+        }
+        if beyond(self.loss_percent, 0.0..=100.0) {
+            return fail("loss is 0 to 100 per cent");
+        }
+        if beyond(self.rate_mbit, 0.001..=1_000_000.0) {
+            return fail("a rate is 0.001 to 1,000,000 Mbit/s");
+        }
+        Ok(())
+    }
+}
+
 /// What to do to a running testbed. Hosts are named by their name, or by their region for all of
 /// its hosts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

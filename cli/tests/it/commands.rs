@@ -209,6 +209,7 @@ fn usage_is_told() {
     world.run(&["run", "--data-dir", "d"]).check(1, "godwit join");
     world.run(&["revoke"]).check(2, "NODE");
     world.run(&["testbed", "degrade", "a", "b"]).check(2, "--delay");
+    world.run(&["testbed", "degrade", "a", "--loss", "200"]).check(2, "loss is 0 to 100 per cent");
     world.run(&["testbed", "up", "--regions", "0"]).check(2, "1 to 250 regions");
     for shell in ["bash", "zsh", "fish"] {
         assert!(world.run(&["completions", shell]).out.contains("godwit"), "{shell}");

@@ -270,7 +270,7 @@ impl Supervisor {
                 self.change_paths(a.as_deref(), b.as_deref(), "healed", |fault| *fault = PathFault::default())
             }
             Fault::Degrade { a, b, how } => {
-                check_degrade(&how)?;
+                how.check()?;
                 self.change_paths(Some(&a), b.as_deref(), "degraded", |fault| fault.degrade = how)
             }
         }
@@ -342,19 +342,6 @@ fn for_members(
     }
     let names: Vec<_> = chosen.iter().map(|host| topology.hosts[*host].name.as_str()).collect();
     Ok(format!("{done}: {}", names.join(", ")))
-}
-
-fn check_degrade(how: &Degrade) -> anyhow::Result<()> {
-    if how.delay_ms.is_some_and(|delay| !(0.0..=60_000.0).contains(&delay)) {
-        bail!("a further delay is 0 to 60,000 ms");
-    }
-    if how.loss_percent.is_some_and(|loss| !(0.0..=100.0).contains(&loss)) {
-        bail!("loss is 0 to 100 per cent");
-    }
-    if how.rate_mbit.is_some_and(|rate| !(0.001..=1_000_000.0).contains(&rate)) {
-        bail!("a rate is 0.001 to 1,000,000 Mbit/s");
-    }
-    Ok(())
 }
 
 fn select(topology: &Topology, name: &str) -> anyhow::Result<Vec<usize>> {
