@@ -8,12 +8,15 @@
 pub mod checksum;
 pub mod ecn;
 pub mod edit;
+mod icmp;
 pub mod parse;
 pub mod too_big;
+pub mod unreachable;
 
 pub use edit::{Expired, clamp_mss, decrement_hops};
 pub use parse::{Fragment, Packet, PacketError};
 pub use too_big::too_big;
+pub use unreachable::unreachable;
 
 /// The number of ICMP (RFC 792).
 pub const ICMP: u8 = 1;

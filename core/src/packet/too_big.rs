@@ -1,66 +1,20 @@
 //! The error that tells a sender what fits (RFC 1191, 4; RFC 4443, 3.2).
 
-use super::{Fragment, ICMP, ICMP6, Packet, checksum};
+use super::Packet;
+use super::icmp::{Says, error, may_be_told};
 use std::net::IpAddr;
-
-/// An ICMPv4 error quotes so much, so that the whole fits where every IPv4 packet fits (RFC 1812,
-/// 4.3.2.3: 576 octets).
-const QUOTE_V4: usize = 576 - 28;
-/// And an ICMPv6 error: IPv6's least MTU (RFC 4443, 2.4 c).
-const QUOTE_V6: usize = 1280 - 48;
 
 /// The error for `bytes`, a packet that does not fit into `mtu` octets, from `router`, an address of
 /// the same family. `None` when no error may be sent: for packets that may be cut, later fragments,
-/// and errors (RFC 1122, 3.2.2; RFC 4443, 2.4 e).
+/// and errors.
 pub fn too_big(bytes: &[u8], packet: &Packet, mtu: u16, router: IpAddr) -> Option<Vec<u8>> {
-    let error = match packet.protocol {
-        // All but echo, timestamps and the like.
-        ICMP => !matches!(bytes.get(packet.payload)?, 0 | 8 | 13 | 14),
-        ICMP6 => *bytes.get(packet.payload)? < 128,
-        _ => false,
-    };
-    let unicast = |ip: IpAddr| !(ip.is_multicast() || ip.is_unspecified() || ip.is_loopback());
-    if error || !packet.whole_only || packet.fragment == Fragment::Later || !unicast(packet.source) {
+    if !packet.whole_only || !may_be_told(bytes, packet) {
         return None;
     }
-    match (router, packet.source) {
-        (IpAddr::V4(router), IpAddr::V4(source)) => {
-            let quote = &bytes[..packet.end.min(QUOTE_V4)];
-            let mut message = vec![3, 4, 0, 0, 0, 0];
-            message.extend_from_slice(&mtu.to_be_bytes());
-            message.extend_from_slice(quote);
-            let sum = checksum::finish(checksum::add(0, &message));
-            message[2..4].copy_from_slice(&sum.to_be_bytes());
-            let total = 20 + message.len();
-            let mut header = [0; 20];
-            // Precedence internetwork control (RFC 1812, 4.3.2.5).
-            header[..2].copy_from_slice(&[0x45, 0xc0]);
-            header[2..4].copy_from_slice(&(total as u16).to_be_bytes());
-            header[8..10].copy_from_slice(&[64, ICMP]);
-            header[12..16].copy_from_slice(&router.octets());
-            header[16..20].copy_from_slice(&source.octets());
-            let sum = checksum::finish(checksum::add(0, &header));
-            header[10..12].copy_from_slice(&sum.to_be_bytes());
-            Some([&header[..], &message].concat())
-        }
-        (IpAddr::V6(router), IpAddr::V6(source)) => {
-            let quote = &bytes[..packet.end.min(QUOTE_V6)];
-            let mut message = vec![2, 0, 0, 0];
-            message.extend_from_slice(&u32::from(mtu).to_be_bytes());
-            message.extend_from_slice(quote);
-            let sum = checksum::pseudo_header(router.into(), source.into(), ICMP6, message.len());
-            let sum = checksum::finish(checksum::add(sum, &message));
-            message[2..4].copy_from_slice(&sum.to_be_bytes());
-            let mut header = [0; 40];
-            header[0] = 0x60;
-            header[4..6].copy_from_slice(&(message.len() as u16).to_be_bytes());
-            header[6..8].copy_from_slice(&[ICMP6, 64]);
-            header[8..24].copy_from_slice(&router.octets());
-            header[24..40].copy_from_slice(&source.octets());
-            Some([&header[..], &message].concat())
-        }
-        _ => None,
-    }
+    let [high, low] = mtu.to_be_bytes();
+    let (kind, code) = if router.is_ipv4() { (3, 4) } else { (2, 0) };
+    // In both forms the MTU ends the four octets.
+    error(bytes, packet, Says { kind, code, rest: [0, 0, high, low] }, router)
 }
 
 #[cfg(test)]
