@@ -190,6 +190,9 @@ fn tell_too_big(shared: &Shared, train: Train<'_>, mtu: u16) {
         IpAddr::V4(_) => shared.routers.v4.map(IpAddr::V4),
         IpAddr::V6(_) => shared.routers.v6.map(IpAddr::V6),
     };
+    // At a home agent packets go to a home address, which it may speak for: its kernel would take an
+    // error that came out of the device from one of the host's own addresses for a forgery.
+    let router = router.or((shared.side == Side::HomeAgent).then_some(packet.destination));
     let Some(error) = router.and_then(|router| too_big(&first, &packet, mtu, router)) else { return };
     if shared.tun.send(0, Offload::default(), &mut [IoSlice::new(&error)]).is_ok() {
         add(&shared.counters.errors_sent, 1);
