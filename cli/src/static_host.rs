@@ -36,7 +36,7 @@ impl StaticHost {
 }
 
 impl Host for StaticHost {
-    fn reload(&self) -> Pending<()> {
+    fn reload(&self) -> Pending<Vec<String>> {
         reload(self.reloads.clone())
     }
 

@@ -73,7 +73,7 @@ pub(crate) async fn follow_challenges(mut challenges: Challenges, view: SharedVi
 }
 
 /// A request to read the configuration again, and where to say how that went.
-pub(crate) type ReloadRequest = oneshot::Sender<Result<(), String>>;
+pub(crate) type ReloadRequest = oneshot::Sender<Result<Vec<String>, String>>;
 
 /// What the control endpoint asks of this process.
 pub(crate) struct Host {
@@ -82,7 +82,7 @@ pub(crate) struct Host {
 }
 
 impl admin::Host for Host {
-    fn reload(&self) -> Pending<()> {
+    fn reload(&self) -> Pending<Vec<String>> {
         reload(self.reloads.clone())
     }
 
@@ -92,7 +92,7 @@ impl admin::Host for Host {
 }
 
 /// Asks for the configuration to be read again, and waits for how that goes.
-pub(crate) fn reload(reloads: mpsc::Sender<ReloadRequest>) -> Pending<()> {
+pub(crate) fn reload(reloads: mpsc::Sender<ReloadRequest>) -> Pending<Vec<String>> {
     Box::pin(async move {
         let stopping = || api::Error::new(api::Code::Unavailable, "the daemon is stopping");
         let (reply, done) = oneshot::channel();

@@ -18,7 +18,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +43,8 @@ pub(crate) struct Keeper {
     geo: GeoDb,
     /// What was found when the file was last tried: nothing, or a file that looked like this.
     tried: Option<Option<Fingerprint>>,
+    /// Why what was tried last is not in use.
+    trouble: Option<String>,
     started: Instant,
     number: u64,
     metrics: Arc<Metrics>,
@@ -50,6 +52,9 @@ pub(crate) struct Keeper {
     /// Told which database is in use.
     database: watch::Sender<[u8; 32]>,
 }
+
+/// Asks for the GeoIP file to be read again; told why it is not in use, if it is not.
+pub(crate) type Reload = oneshot::Sender<Option<String>>;
 
 /// Tells one GeoIP file from another without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +81,7 @@ impl Keeper {
             closed,
             geo: GeoDb::empty(),
             tried: None,
+            trouble: None,
             started: Instant::now(),
             number: 0,
             metrics,
@@ -112,7 +118,7 @@ impl Keeper {
     pub(crate) async fn run(
         mut self,
         mut snapshots: watch::Receiver<Arc<Snapshot>>,
-        reload: Arc<Notify>,
+        mut reloads: mpsc::Receiver<Reload>,
         stop: CancellationToken,
     ) {
         let mut save_at = Instant::now() + SAVE_PERIOD;
@@ -129,9 +135,11 @@ impl Keeper {
                     Ok(()) => changed = true,
                     Err(_) => break,
                 },
-                () = reload.notified() => {
+                Some(reply) = reloads.recv() => {
                     self.tried = None;
                     (self, changed) = blocking(self, Keeper::reload).await;
+                    // Whoever asked may have gone.
+                    let _ = reply.send(self.trouble.clone());
                 }
                 _ = look_at.tick() => (self, changed) = blocking(self, Keeper::reload).await,
                 () = tokio::time::sleep_until(save_at), if self.unsaved => {
@@ -192,11 +200,14 @@ impl Keeper {
                 self.database.send_replace(geo.digest());
                 self.geo = geo;
                 self.metrics.geoip_fresh.set(1);
+                self.trouble = None;
                 true
             }
             Err(error) => {
                 tracing::error!(%error, "the GeoIP database was not loaded; the one before stays in use");
                 self.metrics.geoip_fresh.set(0);
+                let error = crate::fetch::Chain(&error);
+                self.trouble = Some(format!("the GeoIP database stays as it was: {error}"));
                 false
             }
         }
@@ -417,5 +428,6 @@ mod tests {
         std::fs::write(&path, b"still no database").unwrap();
         assert!(!keeper.reload());
         assert_eq!(keeper.geo.places(), 1);
+        assert!(keeper.trouble.is_some_and(|why| why.contains("stays as it was")));
     }
 }

@@ -20,6 +20,7 @@ use crate::admin::{self, Control};
 use crate::config::Config;
 use crate::datadir::{DataDir, Identity, Lock};
 use crate::driver::Command;
+use crate::generation::Reload;
 use crate::handoff::{Handoffs, Packets, Program, Shell, Told};
 use crate::homes::{Announces, Homes};
 use crate::http::{Door, Moving, Taking};
@@ -40,7 +41,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -87,7 +88,7 @@ pub struct Runtime {
     generation: godwit_map::Shared,
     registry: SharedRegistry,
     commands: mpsc::Sender<Command>,
-    reload: Arc<Notify>,
+    reloads: mpsc::Sender<Reload>,
     answering: watch::Sender<Option<Vec<Setting>>>,
     resolvers: Arc<ResolverMetrics>,
     host: Arc<OnceLock<Arc<dyn admin::Host>>>,
@@ -289,9 +290,12 @@ impl Runtime {
         });
     }
 
-    /// Reads the GeoIP database again; a broken one leaves the one in use.
-    pub fn reload(&self) {
-        self.reload.notify_one();
+    /// Reads the GeoIP database again; a broken one leaves the one in use, and then this tells why.
+    pub async fn reload(&self) -> Option<String> {
+        let (reply, told) = oneshot::channel();
+        // Nobody keeps a map any more when the daemon stops.
+        self.reloads.send(reply).await.ok()?;
+        told.await.ok()?
     }
 
     /// More descriptors of the sockets that it listens on, for a successor.

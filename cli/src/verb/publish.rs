@@ -91,10 +91,10 @@ impl Publish {
         // Asked before an hour is spent on hashing.
         let site = block_on(async {
             let site = site_of(&client, &self.site).await?;
+            self.wait.check_regions(&client.status().await?)?;
             Ok(site)
         })?;
         let scope = publisher.certificate.may_publish(&site);
-            self.wait.check_regions(&client.status().await?)?;
         scope.or_exit(Exit::Refused).or_advise(|| "ask the authority for another certificate".into())?;
         let (walked, scanned) = self.scan()?;
         let report = block_on(self.send(&client, &publisher, &site, walked, scanned))?;

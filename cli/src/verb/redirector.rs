@@ -114,7 +114,7 @@ async fn serve(path: &Path, prepared: Prepared) -> Outcome {
                 supervisor::reloading();
                 let read = served.reload().await;
                 reloaded.set(i64::from(read.is_ok()));
-                let told = read.map_err(|failure| {
+                let told = read.map(|()| Vec::new()).map_err(|failure| {
                     tracing::error!("the zone stays as it was: {failure}");
                     failure.to_string()
                 });

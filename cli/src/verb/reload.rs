@@ -2,7 +2,7 @@
 
 use crate::arguments::DaemonArguments;
 use crate::daemon::block_on;
-use crate::failure::Outcome;
+use crate::failure::{Exit, Failure, Outcome};
 use crate::terminal;
 use clap::Args;
 
@@ -25,7 +25,12 @@ pub(crate) struct Reload {
 impl Reload {
     pub(crate) fn run(self) -> Outcome {
         let client = self.member.client()?;
-        block_on(async { Ok(client.reload().await?) })?;
+        let kept = block_on(async { Ok(client.reload().await?) })?;
+        if !kept.is_empty() {
+            let text = format!("the configuration was read again, but {}", kept.join("; "));
+            return Err(Failure::new(Exit::Failed, anyhow::anyhow!(text))
+                .advise("mend that file and reload again; what was there before is in use until then"));
+        }
         terminal::print("the configuration was read again")
     }
 }

@@ -157,9 +157,10 @@ impl Run {
                 }
                 Asked::Reload(reply) => {
                     supervisor::reloading();
-                    if let Some(runtime) = &runtime {
-                        runtime.reload();
-                    }
+                    let kept = match &runtime {
+                        Some(runtime) => Vec::from_iter(runtime.reload().await),
+                        None => Vec::new(),
+                    };
                     let read = self.reload(&current, path.as_deref(), log, &view).and_then(|config| {
                         if let Some(signing) = &signing {
                             signing.reload().context("the keys stay as they were")?;
@@ -186,7 +187,7 @@ impl Run {
                     let told = match read {
                         Ok(config) => {
                             current = config;
-                            Ok(())
+                            Ok(kept)
                         }
                         Err(failure) => {
                             tracing::error!("the configuration stays as it was: {failure}");

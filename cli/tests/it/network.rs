@@ -158,6 +158,21 @@ fn the_zone_is_changed_without_a_restart_and_a_wrong_file_changes_nothing() {
 }
 
 #[test]
+fn a_geoip_file_that_cannot_be_read_is_told_at_a_reload() {
+    let (world, member) = founded();
+    assert_eq!(member.stop(), 0);
+    let config = world.path("fra1/godwit.toml");
+    let before = std::fs::read_to_string(&config).unwrap();
+    let path = world.path("geo.mmdb");
+    std::fs::write(&config, format!("{before}[map]\ngeoip = {path:?}\n")).unwrap();
+    let member = world.launch("fra1");
+    let told = world.run(&with(&["reload"], &member));
+    told.check(1, "was read again, but the GeoIP database stays as it was");
+    told.check(1, "No such file");
+    assert!(metrics(&member).contains("godwit_config_last_reload_successful 1"));
+}
+
+#[test]
 fn bad_directories_and_foreign_publishers_change_nothing() {
     let (world, member) = founded();
     world.write("site/good", "x");
@@ -172,6 +187,10 @@ fn bad_directories_and_foreign_publishers_change_nothing() {
     refused.check(1, "\"line\\nbreak\"");
     refused.check(1, "nothing was published");
     publish("gone", &[]).check(2, "cannot read gone");
+
+    std::fs::create_dir(world.path("bare")).unwrap();
+    publish("bare", &[]).check(2, "bare has no files");
+    publish("bare", &["--allow-empty", "--dry-run"]).check(0, "");
 
     world.write("fine/index.html", "x");
     let dry = publish("fine", &["--dry-run"]);
@@ -188,10 +207,6 @@ fn bad_directories_and_foreign_publishers_change_nothing() {
 }
 
 #[test]
-    std::fs::create_dir(world.path("bare")).unwrap();
-    publish("bare", &[]).check(2, "bare has no files");
-    publish("bare", &["--allow-empty", "--dry-run"]).check(0, "");
-
 fn two_members_share_a_site_and_one_is_drained_and_revoked() {
     let (world, founder) = founded();
     let second = joined(&world, &founder, "nyc1", "us-new-york");
@@ -227,6 +242,23 @@ fn two_members_share_a_site_and_one_is_drained_and_revoked() {
         members.iter().any(|member| member["name"] == "tok1" && member["state"] == "revoked").then_some(())
     });
     world.run(&with(&["revoke", "tok1"], &founder)).check(2, "nothing of that name");
+    // It was cut off by the very news, and learns it from whoever refuses it.
+    until("the revoked member to answer no names", || is_closed(other.address("dns")).then_some(()));
+    let status = world.json(&with(&["status", "--json"], &other));
+    let members = status["members"].as_array().unwrap();
+    assert!(members.iter().any(|member| member["name"] == "tok1" && member["state"] == "revoked"));
+    resolve(second.address("dns"), "www.edge.example.org");
+}
+
+#[test]
+fn a_member_that_was_away_when_it_was_revoked_stops_answering_when_it_comes_back() {
+    let (world, founder) = founded();
+    let away = joined(&world, &founder, "nyc1", "us-new-york");
+    resolve(away.address("dns"), "edge.example.org");
+    assert_eq!(away.stop(), 0);
+    world.run(&with(&["revoke", "nyc1"], &founder)).check(0, "");
+    let back = world.start("nyc1");
+    until("the revoked member to answer no names", || is_closed(back.address("dns")).then_some(()));
 }
 
 #[test]
@@ -246,23 +278,6 @@ fn members_find_each_other_again_without_those_that_their_tokens_named() {
         assert_eq!(member.stop(), 0);
     }
     let first = world.start_at("nyc1", &addresses[0]);
-    // It was cut off by the very news, and learns it from whoever refuses it.
-    until("the revoked member to answer no names", || is_closed(other.address("dns")).then_some(()));
-    let status = world.json(&with(&["status", "--json"], &other));
-    let members = status["members"].as_array().unwrap();
-    assert!(members.iter().any(|member| member["name"] == "tok1" && member["state"] == "revoked"));
-    resolve(second.address("dns"), "www.edge.example.org");
-}
-
-#[test]
-fn a_member_that_was_away_when_it_was_revoked_stops_answering_when_it_comes_back() {
-    let (world, founder) = founded();
-    let away = joined(&world, &founder, "nyc1", "us-new-york");
-    resolve(away.address("dns"), "edge.example.org");
-    assert_eq!(away.stop(), 0);
-    world.run(&with(&["revoke", "nyc1"], &founder)).check(0, "");
-    let back = world.start("nyc1");
-    until("the revoked member to answer no names", || is_closed(back.address("dns")).then_some(()));
     let _second = world.start_at("tok1", &addresses[1]);
     until("the two to meet", || {
         let status = world.json(&with(&["status", "--json"], &first));

@@ -48,6 +48,16 @@ pub struct Accepted {
     pub accepted: bool,
 }
 
+/// The configuration was read again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Always true.
+    pub accepted: bool,
+    /// What could not be read beside it and stays as it was, for people.
+    #[serde(default)]
+    pub kept: Vec<String>,
+}
+
 /// A value for a certificate authority, to be set or cleared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

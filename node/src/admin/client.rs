@@ -104,10 +104,11 @@ impl Client {
         self.get(&path).await
     }
 
-    /// Has the daemon read its configuration again; an error says what is wrong with it.
-    pub async fn reload(&self) -> Result<(), ClientError> {
-        let _: api::Accepted = self.request(Method::POST, "/v1/reload", empty()).await?;
-        Ok(())
+    /// Has the daemon read its configuration again; an error says what is wrong with it. Gives what
+    /// could not be read and stays as it was.
+    pub async fn reload(&self) -> Result<Vec<String>, ClientError> {
+        let answer: api::Reloaded = self.request(Method::POST, "/v1/reload", empty()).await?;
+        Ok(answer.kept)
     }
 
     /// The values for certificate authorities that stand, whoever set them.

@@ -14,9 +14,9 @@ pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
 
 /// What the endpoint asks of the process around the runtime.
 pub trait Host: Send + Sync + 'static {
-    /// Reads the configuration again. The error says what is wrong with it and where; then nothing
-    /// was changed.
-    fn reload(&self) -> Pending<()>;
+    /// Reads the configuration again; gives what could not be read and stays as it was, for people.
+    /// The error says what is wrong with the configuration and where; then nothing was changed.
+    fn reload(&self) -> Pending<Vec<String>>;
 
     /// What DNS would answer, and why.
     fn explain(&self, question: &Question) -> Result<serde_json::Value, Error>;

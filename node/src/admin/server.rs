@@ -281,8 +281,8 @@ impl Control {
     }
 
     async fn reload(&self) -> Result<Response<Body>, Error> {
-        self.host()?.reload().await?;
-        Ok(ok(&api::Accepted { accepted: true }))
+        let kept = self.host()?.reload().await?;
+        Ok(ok(&api::Reloaded { accepted: true, kept }))
     }
 
     fn progress(&self, site: &SiteName, query: &BTreeMap<String, String>) -> Result<Response<Body>, Error> {

@@ -94,7 +94,9 @@ impl Answers for Zone {
             (&Method::GET, "/metrics") => Ok(metrics(self.0.metrics()?)),
             (&Method::GET, "/v1/status") => Ok(ok(&self.0.status().await?)),
             (&Method::GET, "/v1/explain") => Ok(ok(&self.0.explain(&question(&query)?)?)),
-            (&Method::POST, "/v1/reload") => self.0.reload().await.map(accepted),
+            (&Method::POST, "/v1/reload") => {
+                self.0.reload().await.map(|kept| ok(&api::Reloaded { accepted: true, kept }))
+            }
             (&Method::POST, "/v1/state") => self.0.set_state(body(request).await?).await.map(accepted),
             (&Method::GET, "/v1/acme") => Ok(ok(&self.0.challenges().await?)),
             (&Method::POST, "/v1/acme") => self.0.challenge(body(request).await?).await.map(accepted),

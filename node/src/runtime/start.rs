@@ -180,8 +180,8 @@ impl Runtime {
             tasks: tasks.clone(),
         };
         tasks.spawn(driver.run());
-        let reload = Arc::new(Notify::new());
-        tasks.spawn(keeper.run(snapshot.clone(), reload.clone(), stops.all.clone()));
+        let (reloads, asked) = mpsc::channel(1);
+        tasks.spawn(keeper.run(snapshot.clone(), asked, stops.all.clone()));
         let (answering, told) = watch::channel(None);
         let settings = agreement::settings(&config);
         tasks.spawn(agreement::tell(settings, told, database, commands.clone(), stops.all.clone()));
@@ -371,7 +371,7 @@ impl Runtime {
             generation,
             registry: metrics.registry(),
             commands,
-            reload,
+            reloads,
             answering,
             resolvers: metrics.resolvers.clone(),
             host,
