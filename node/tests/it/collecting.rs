@@ -250,3 +250,52 @@ async fn clients_are_served_a_large_file_while_it_is_replicated() {
     one.shutdown().await;
     two.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_for_a_version_that_never_came_goes_everywhere() {
+    let network = Network::new();
+    let one = start_with(&network.joined("one", None).await, eager()).await;
+    let two = start_with(&network.joined("two", Some(&one)).await, eager()).await;
+    let tree = changing(1);
+    let intent = network.intend("www", 1, &tree);
+    let stored = async |member: &Runtime| {
+        let metrics = member.client().metrics().await.unwrap();
+        let stored = metrics.lines().find_map(|line| line.strip_prefix("godwit_store_objects "));
+        stored.unwrap().parse::<usize>().unwrap()
+    };
+    until("the objects to be fetched before their version", || async {
+        // Whoever is not connected yet hears nothing: it is sent again.
+        let objects: Vec<_> = tree.objects.values().cloned().map(Ok).collect();
+        one.client().put_objects(Some(&intent), futures::stream::iter(objects)).await.unwrap();
+        stored(&two).await == tree.objects.len()
+    })
+    .await;
+    assert!(two.client().status().await.unwrap().sites.is_empty(), "nobody knows of a version");
+    assert_eq!(get(two.http_addresses()[0], "/index.html").await.status, 421);
+    // The publisher never comes back.
+    collect(&two, tree.objects.len()).await;
+    collect(&one, tree.objects.len()).await;
+    // And the next one begins anew.
+    let version = network.sign("www", 1, Replicas::All, &tree);
+    network.publish(&one.client(), &version, &tree).await.unwrap();
+    until_held(&one, "www", 1, 2).await;
+    serves(&two, 1).await;
+    one.shutdown().await;
+    two.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_intent_that_does_not_hold_is_refused() {
+    let network = Network::new();
+    let one = network.member("one", None).await;
+    let tree = changing(1);
+    let mut intent = network.intend("www", 1, &tree);
+    intent.bytes += 1;
+    let objects: Vec<_> = tree.objects.values().cloned().map(Ok).collect();
+    let refused = one.client().put_objects(Some(&intent), futures::stream::iter(objects)).await.unwrap_err();
+    assert!(
+        matches!(refused, ClientError::Refused(error) if error.code == Code::Signature),
+        "signed otherwise"
+    );
+    one.shutdown().await;
+}

@@ -11,6 +11,7 @@ use godwit_core::content::{ObjectId, Policy, Replicas, SiteVersion, VersionNumbe
 use godwit_core::key::SecretKey;
 use godwit_core::record::Record;
 use godwit_core::time::Time;
+use godwit_core::upload::{Intent, Plan};
 use godwit_node::admin::{Client, ClientError};
 use godwit_node::datadir::DataDir;
 use godwit_node::{Config, Runtime, Settings, clock};
@@ -118,6 +119,18 @@ impl Network {
             policy: Policy { replicas },
         };
         SiteVersion::issue(clock::now(), &self.publisher, self.publisher_certificate.clone(), draft)
+    }
+
+    /// Signs what is to be sent for a version of a site.
+    pub fn intend(&self, site: &str, number: u64, tree: &Tree) -> Intent {
+        let plan = Plan {
+            site: site.parse().unwrap(),
+            number: VersionNumber(number),
+            policy: Policy { replicas: Replicas::All },
+            objects: tree.objects.len() as u64,
+            bytes: tree.objects.values().map(|object| object.len() as u64).sum(),
+        };
+        Intent::issue(clock::now(), &self.publisher, self.publisher_certificate.clone(), plan)
     }
 
     /// Publishes as the command line does: what is missing, then the head.
