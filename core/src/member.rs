@@ -140,7 +140,7 @@ impl Member {
             Input::Announced(announced) => self.own.announced.set(now, announce::encode(&announced)),
             Input::Own(entry) => self.own.set_entry(now, *entry),
             Input::Bootstrap(addresses) => self.connections.set_bootstrap(now, addresses),
-            Input::Announce { to, announcement } => self.announce(&to, announcement),
+            Input::Arrived { to, arrivals } => self.tell_arrivals(&to, arrivals),
             Input::Timer => {}
         }
         self.turn(now);
@@ -243,7 +243,7 @@ impl Member {
             self.push_message(from, &answer);
         }
         match message {
-            Message::Coming(announcement) => self.announced(now, from, announcement),
+            Message::Coming(arrivals) => self.hear_arrivals(now, from, arrivals),
             message => self.spread.message(now, from, message),
         }
     }

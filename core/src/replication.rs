@@ -38,7 +38,7 @@ use crate::content::{ObjectId, VersionNumber};
 use crate::key::MemberId;
 use crate::name::SiteName;
 use crate::time::Time;
-use crate::upload::Announcement;
+use crate::upload::Arrivals;
 use early::Early;
 use fetch::{Fetcher, Resolved};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -130,7 +130,7 @@ impl Replication {
                 self.early.peer_down(peer, &mut self.fetcher, &mut self.outputs);
                 self.fetcher.peer_down(peer, &mut self.outputs);
             }
-            Input::Announced { from, announcement } => self.announced(now, from, *announcement),
+            Input::Arrived { from, arrivals } => self.announced(now, from, *arrivals),
             Input::Looked { found } => self.looked(&found),
             Input::Stored { batch, ids } => self.stored(now, batch, ids),
             Input::Progress { batch } => self.fetcher.progress(now, batch),
@@ -178,10 +178,10 @@ impl Replication {
     }
 
     /// What is announced for a version that is wanted already comes with its walk.
-    fn announced(&mut self, now: Time, from: MemberId, announcement: Announcement) {
-        let intent = &announcement.intent;
+    fn announced(&mut self, now: Time, from: MemberId, arrivals: Arrivals) {
+        let intent = &arrivals.intent;
         if self.sites.get(&intent.site).is_none_or(|site| site.number < intent.number) {
-            self.early.announced(now, from, announcement, &mut self.outputs);
+            self.early.announced(now, from, arrivals, &mut self.outputs);
         }
     }
 

@@ -13,11 +13,12 @@
 //!     | version -----------> | head ---------------------> | walks the tree, finds nearly all here
 //! ```
 //!
-//! Nothing rests on it. An announcement may be lost, come late or not at all, and name what never
+//! Nothing rests on it. An arrivals may be lost, come late or not at all, and name what never
 //! becomes part of a version: it makes no version current, complete or served. Whoever fetched
 //! something in vain collects it like everything else to which nothing refers. What keeps members
-//! from filling each other's disks is the publisher's signature: an intent says how much is to come,
-//! and nobody fetches more under it; and it counts for [`INTENT_MAX`] only.
+//! from filling each other's disks is the publisher's signature: an intent says how many objects are
+//! to come, and nobody fetches more of them under it (how long each is, is the member's word until it
+//! comes); and it counts for [`INTENT_MAX`] only.
 
 use crate::certificate::{CLOCK_SKEW_MAX, Invalid, PublisherCertificate};
 use crate::content::{ObjectId, Policy, VersionNumber};
@@ -32,8 +33,8 @@ use std::time::Duration;
 /// it had announced nothing.
 pub const INTENT_MAX: Duration = Duration::from_secs(3600);
 
-/// Objects in one announcement: what a member makes durable at a time. Some 40 KiB.
-pub const ANNOUNCED_MAX: usize = 1024;
+/// Objects in one arrivals: what a member makes durable at a time. Some 40 KiB.
+pub const ARRIVALS_MAX: usize = 1024;
 
 /// The longest encoded intent, bytes: more than any certificate and name of a site need.
 pub const INTENT_LEN_MAX: usize = 4096;
@@ -117,10 +118,10 @@ pub struct Coming {
 
 /// *These objects are durable here, under this intent.*
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Announcement {
+pub struct Arrivals {
     /// The publisher's intent.
     pub intent: Intent,
-    /// At most [`ANNOUNCED_MAX`].
+    /// At most [`ARRIVALS_MAX`].
     pub objects: Vec<Coming>,
 }
 

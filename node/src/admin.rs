@@ -24,8 +24,8 @@
 //! programs can act on.
 
 mod acme;
-mod announce;
 pub mod api;
+mod arrivals;
 mod client;
 mod homes;
 mod host;

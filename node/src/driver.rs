@@ -17,7 +17,7 @@ use godwit_core::health::Judge;
 use godwit_core::key::{MemberId, SecretKey};
 use godwit_core::member::{Event as Note, Input, Member, Output, SubmitError};
 use godwit_core::record::{Key, Record};
-use godwit_core::upload::Announcement;
+use godwit_core::upload::Arrivals;
 use godwit_overlay::{Event, Overlay, SponsorRequest};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -40,10 +40,10 @@ const PERSIST_AGAIN: Duration = Duration::from_secs(2);
 const UNWRITTEN_MAX: usize = 4096;
 
 /// Announcements that wait for replication; each names a batch of an upload.
-pub(crate) const ANNOUNCED_MAX: usize = 64;
+pub(crate) const ARRIVALS_MAX: usize = 64;
 
 /// Objects that are being published, and who has them.
-pub(crate) type Announced = (MemberId, Box<Announcement>);
+pub(crate) type Arrived = (MemberId, Box<Arrivals>);
 
 /// What other tasks ask of the machine.
 pub(crate) enum Command {
@@ -82,7 +82,7 @@ pub(crate) struct Driver {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) admission: Admission,
     /// Where objects of publishes that go on are told.
-    pub(crate) announced: mpsc::Sender<Announced>,
+    pub(crate) arrived: mpsc::Sender<Arrived>,
     pub(crate) stop: CancellationToken,
     /// What is begun here and must end before the daemon has.
     pub(crate) tasks: TaskTracker,
@@ -307,9 +307,9 @@ impl Running {
                     self.tell_at = Some(Instant::now() + SETTLE);
                 }
             }
-            Output::Announced { from, announcement } => {
+            Output::Arrived { from, arrivals } => {
                 // Without room nothing is lost: it comes with the version.
-                let _ = self.driver.announced.try_send((from, announcement));
+                let _ = self.driver.arrived.try_send((from, arrivals));
             }
             Output::Note(note) => self.note(&note),
         }

@@ -10,7 +10,7 @@
 
 use crate::clock;
 use crate::collect::Retain;
-use crate::driver::Announced;
+use crate::driver::Arrived;
 use crate::fetch::{Brought, Chain, FetchEvent, Fetcher, Purpose};
 use crate::held::Held;
 use crate::http::Sites;
@@ -22,7 +22,7 @@ use godwit_core::key::MemberId;
 use godwit_core::member::State;
 use godwit_core::name::SiteName;
 use godwit_core::replication::{BatchId, Event, Found, Input, Look, Output, Replication, Wanted};
-use godwit_core::upload::Announcement;
+use godwit_core::upload::Arrivals;
 use godwit_store::{Store, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub(crate) struct Replicator {
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(crate) recent: Arc<Recent>,
     /// Objects of versions that are being published elsewhere.
-    pub(crate) announcements: mpsc::Receiver<Announced>,
+    pub(crate) arrivals: mpsc::Receiver<Arrived>,
     /// Asks before objects are deleted.
     pub(crate) collecting: mpsc::Receiver<Retain>,
     /// Tells that the store lost objects.
@@ -127,8 +127,8 @@ impl Replicator {
                 },
                 _ = held.changed() => news = true,
                 Some(report) = reported.recv() => running.report(report),
-                Some((from, announcement)) = running.shell.announcements.recv() => {
-                    running.announced(from, announcement);
+                Some((from, arrivals)) = running.shell.arrivals.recv() => {
+                    running.announced(from, arrivals);
                 }
                 () = damaged.notified() => running.feed(Input::Lost),
                 Some(Retain { blocks, wanted }) = running.shell.collecting.recv() => {
@@ -202,11 +202,11 @@ impl Running {
     }
 
     /// What is announced of a site that is not to be kept here is nothing to this node.
-    fn announced(&mut self, from: MemberId, announcement: Box<Announcement>) {
+    fn announced(&mut self, from: MemberId, arrivals: Box<Arrivals>) {
         let snapshot = self.shell.snapshots.borrow().clone();
-        let (own, intent) = (&self.shell.own, &announcement.intent);
+        let (own, intent) = (&self.shell.own, &arrivals.intent);
         if placement::will_keep(&snapshot, own, &intent.site, intent.policy.replicas) {
-            self.feed(Input::Announced { from, announcement });
+            self.feed(Input::Arrived { from, arrivals });
         }
     }
 

@@ -15,7 +15,7 @@ use crate::name::SiteName;
 use crate::observation::ClientRtt;
 use crate::record::{Key, Record};
 use crate::stats::Refused;
-use crate::upload::Announcement;
+use crate::upload::Arrivals;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -105,11 +105,11 @@ pub enum Input {
     Bootstrap(Vec<SocketAddr>),
     /// Objects of a publish that goes on have become durable here: those that are to keep the site
     /// are told, as far as they are connected. The publisher's intent holds.
-    Announce {
+    Arrived {
         /// Whom to tell.
         to: BTreeSet<MemberId>,
         /// What.
-        announcement: Box<Announcement>,
+        arrivals: Box<Arrivals>,
     },
     /// The deadline has passed.
     Timer,
@@ -159,11 +159,11 @@ pub enum Output {
     AdmissionChanged(Box<Admission>),
     /// Objects have become durable at a peer, in a publish that goes on: whoever is to keep the site
     /// may fetch them already. The publisher's intent was verified.
-    Announced {
+    Arrived {
         /// Who has them.
         from: MemberId,
         /// What.
-        announcement: Box<Announcement>,
+        arrivals: Box<Arrivals>,
     },
     /// [`super::View`] answers differently now.
     Changed(Change),

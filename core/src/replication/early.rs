@@ -16,7 +16,7 @@ use crate::content::{ObjectId, VersionNumber};
 use crate::key::MemberId;
 use crate::name::SiteName;
 use crate::time::Time;
-use crate::upload::{Announcement, Coming, INTENT_MAX, Intent};
+use crate::upload::{Arrivals, Coming, INTENT_MAX, Intent};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -50,15 +50,15 @@ struct Upload {
 }
 
 impl Early {
-    /// Takes an announcement whose intent was verified; looks for what it names.
+    /// Takes an arrivals whose intent was verified; looks for what it names.
     pub(super) fn announced(
         &mut self,
         now: Time,
         from: MemberId,
-        announcement: Announcement,
+        arrivals: Arrivals,
         outputs: &mut VecDeque<Output>,
     ) {
-        let Announcement { intent, objects } = announcement;
+        let Arrivals { intent, objects } = arrivals;
         let Some(upload) = self.upload(now, from, &intent) else { return };
         let mut named = Vec::new();
         for Coming { id, len } in objects {

@@ -4,7 +4,7 @@ use super::fetch::{BatchId, Wanted};
 use crate::content::{ObjectId, VersionNumber};
 use crate::key::MemberId;
 use crate::name::SiteName;
-use crate::upload::Announcement;
+use crate::upload::Arrivals;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -59,11 +59,11 @@ pub enum Input {
     },
     /// A member has objects of a version that is being published and is to be kept here. The
     /// publisher's intent was verified.
-    Announced {
+    Arrived {
         /// Who.
         from: MemberId,
         /// What.
-        announcement: Box<Announcement>,
+        arrivals: Box<Arrivals>,
     },
     /// The store's answers to [`Output::Look`].
     Looked {

@@ -473,7 +473,7 @@ proptest! {
     }
 }
 
-/// An announcement of `objects` by `from`, under an intent for `signed` objects of a version.
+/// An arrivals of `objects` by `from`, under an intent for `signed` objects of a version.
 fn announced(from: u8, number: u64, signed: (u64, u64), objects: &Objects) -> Input {
     let key = crate::key::SecretKey::from_seed(&[1; 32]);
     let validity =
@@ -495,7 +495,7 @@ fn announced(from: u8, number: u64, signed: (u64, u64), objects: &Objects) -> In
     };
     let intent = Intent::issue(Time::from_secs(number), &key, certificate, plan);
     let objects = objects.iter().map(|(id, bytes)| Coming { id: *id, len: bytes.len() as u64 }).collect();
-    Input::Announced { from: member(from), announcement: Box::new(Announcement { intent, objects }) }
+    Input::Arrived { from: member(from), arrivals: Box::new(Arrivals { intent, objects }) }
 }
 
 /// How many objects, and how many bytes they have.
@@ -617,11 +617,10 @@ fn announcements_are_bounded_whoever_sends_them() {
             .map(|i| Bytes::from(format!("{number} {i}")))
             .map(|bytes| (ObjectId::of(&bytes), bytes))
             .collect();
-        let Input::Announced { from, announcement } = announced(1, number, (u64::MAX, u64::MAX), &objects)
-        else {
-            panic!("it is an announcement")
+        let Input::Arrived { from, arrivals } = announced(1, number, (u64::MAX, u64::MAX), &objects) else {
+            panic!("it is an arrivals")
         };
-        world.machine.handle(world.now, Input::Announced { from, announcement });
+        world.machine.handle(world.now, Input::Arrived { from, arrivals });
     }
     let mut looked = 0;
     while let Some(output) = world.machine.poll_output() {

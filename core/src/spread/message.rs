@@ -4,7 +4,7 @@
 //! and nothing else, and a peer cannot make another keep state for it.
 
 use crate::record::{Key, Rank, Record};
-use crate::upload::Announcement;
+use crate::upload::Arrivals;
 use crate::wire::{self, DecodeError, MESSAGE_LEN_MAX};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -53,7 +53,7 @@ pub(crate) enum Message {
         keys: Vec<Key>,
     },
     /// *These objects have come to me; you may fetch them already.*
-    Coming(Box<Announcement>),
+    Coming(Box<Arrivals>),
 }
 
 /// A record on its way.

@@ -1,7 +1,7 @@
 //! The server's side of the control endpoint: sockets, routes, errors as JSON.
 
-use super::announce::Announcing;
 use super::api::{self, Code, Error};
+use super::arrivals::Telling;
 use super::host::{Host, Question};
 use super::{report, upload};
 use crate::collect::{Collector, NotCollected};
@@ -214,8 +214,8 @@ impl Control {
             (Method::POST, ["v1", "objects", "missing"]) => self.missing(request).await,
             (Method::PUT, ["v1", "objects"]) => {
                 let intent = query.get("intent");
-                let announcing = intent.map(|intent| Announcing::begin(self, intent)).transpose()?;
-                Ok(ok(&upload::take(self, announcing, request.into_body()).await?))
+                let telling = intent.map(|intent| Telling::begin(self, intent)).transpose()?;
+                Ok(ok(&upload::take(self, telling, request.into_body()).await?))
             }
             (Method::POST, ["v1", "records"]) => self.submit(request).await,
             (Method::POST, ["v1", "collect"]) => self.collect().await,

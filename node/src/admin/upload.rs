@@ -9,8 +9,8 @@
 //!  u32 little endian, at most 64 MiB
 //! ```
 
-use super::announce::Announcing;
 use super::api::{Code, Error, Stored};
+use super::arrivals::Telling;
 use super::server::{Control, not_stored};
 use bytes::{Buf, Bytes, BytesMut};
 use godwit_core::content::OBJECT_LEN_MAX;
@@ -30,14 +30,14 @@ const STALL_MAX: Duration = Duration::from_secs(30);
 /// Takes the objects in `body`.
 pub(super) async fn take(
     control: &Control,
-    announcing: Option<Announcing>,
+    telling: Option<Telling>,
     mut body: Incoming,
 ) -> Result<Stored, Error> {
     let busy = |_| Error::new(Code::Unavailable, "too many uploads at once");
     let _turn = control.uploads.acquire().await.map_err(|e| busy(e.to_string()))?;
     let mut stored = Stored::default();
     let mut buffer = BytesMut::new();
-    let mut batch = Batch { announcing, ..Batch::default() };
+    let mut batch = Batch { telling, ..Batch::default() };
     loop {
         while let Some(object) = split(&mut buffer)? {
             stored.objects += 1;
@@ -82,7 +82,7 @@ fn split(buffer: &mut BytesMut) -> Result<Option<Bytes>, Error> {
 struct Batch {
     objects: Vec<Bytes>,
     bytes: usize,
-    announcing: Option<Announcing>,
+    telling: Option<Telling>,
     writing: Option<tokio::task::JoinHandle<Result<(), godwit_store::StoreError>>>,
 }
 
@@ -102,11 +102,11 @@ impl Batch {
         let objects = std::mem::take(&mut self.objects);
         self.bytes = 0;
         if !objects.is_empty() {
-            let (content, announcing) = (control.content.clone(), self.announcing.clone());
+            let (content, telling) = (control.content.clone(), self.telling.clone());
             self.writing = Some(tokio::spawn(async move {
                 let durable = content.put(objects).await?;
-                if let Some(announcing) = announcing {
-                    announcing.tell(&durable).await;
+                if let Some(telling) = telling {
+                    telling.tell(&durable).await;
                 }
                 Ok(())
             }));

@@ -162,7 +162,7 @@ impl Runtime {
         let generation = keeper.shared();
         let database = keeper.database();
 
-        let (announced, announcements) = mpsc::channel(crate::driver::ANNOUNCED_MAX);
+        let (arrived, arrivals) = mpsc::channel(crate::driver::ARRIVALS_MAX);
         let driver = Driver {
             member,
             key: identity.key.clone(),
@@ -175,7 +175,7 @@ impl Runtime {
             snapshots,
             metrics: metrics.clone(),
             admission,
-            announced,
+            arrived,
             stop: stops.all.clone(),
             tasks: tasks.clone(),
         };
@@ -224,7 +224,7 @@ impl Runtime {
             sites: sites.clone(),
             snapshots: snapshot.clone(),
             recent: recent.clone(),
-            announcements,
+            arrivals,
             collecting,
             damaged,
             stop: stops.all.clone(),

@@ -294,7 +294,7 @@ async fn an_intent_that_does_not_hold_is_refused() {
     let objects: Vec<_> = tree.objects.values().cloned().map(Ok).collect();
     let refused = one.client().put_objects(Some(&intent), futures::stream::iter(objects)).await.unwrap_err();
     assert!(
-        matches!(refused, ClientError::Refused(error) if error.code == Code::Signature),
+        matches!(refused, ClientError::Refused(error) if error.code == Code::Invalid),
         "signed otherwise"
     );
     one.shutdown().await;

@@ -123,7 +123,7 @@ impl World {
             }
             Output::Disconnect { peer } => self.disconnect(host, peer),
             Output::AdmissionChanged(admission) => self.hosts[host].admission = *admission,
-            Output::Changed(_) | Output::Announced { .. } => {}
+            Output::Changed(_) | Output::Arrived { .. } => {}
             Output::Note(event) => {
                 let now = self.now;
                 self.events.push((now, host, event));
