@@ -137,7 +137,7 @@ impl Member {
             Input::Resolvers(asked) => self.own.asked.set(now, resolver::encode_asked(&asked)),
             Input::ResolverRtts(found) => self.own.found.set(now, resolver::encode_found(&found)),
             Input::Settings(settings) => self.own.settings.set(now, agreement::encode(&settings)),
-            Input::Announced(announced) => self.own.announced.set(now, announce::encode(&announced)),
+            Input::HomesAnnounced(announced) => self.own.announced.set(now, announce::encode(&announced)),
             Input::Own(entry) => self.own.set_entry(now, *entry),
             Input::Bootstrap(addresses) => self.connections.set_bootstrap(now, addresses),
             Input::Arrived { to, arrivals } => self.tell_arrivals(&to, arrivals),

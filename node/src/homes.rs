@@ -61,7 +61,7 @@ impl Announces {
     /// These from now on.
     pub async fn tell(&self, announced: Vec<Announcement>) {
         // A member that stops tells nothing any more.
-        let _ = self.0.send(Command::Input(Input::Announced(announced))).await;
+        let _ = self.0.send(Command::Input(Input::HomesAnnounced(announced))).await;
     }
 }
 

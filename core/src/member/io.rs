@@ -3,7 +3,6 @@
 use super::{OwnEntry, State};
 use crate::admission::Admission;
 use crate::agreement::Setting;
-use crate::announce::Announcement;
 use crate::binding::HomeAddress;
 use crate::certificate::Invalid;
 use crate::challenge::Challenge;
@@ -98,7 +97,7 @@ pub enum Input {
     Settings(Vec<Setting>),
     /// Which home addresses this member announces: replaces those told before. Only a home agent is
     /// heard.
-    Announced(Vec<Announcement>),
+    HomesAnnounced(Vec<crate::announce::Announcement>),
     /// What the member says of itself has changed, for example its addresses.
     Own(Box<OwnEntry>),
     /// Where members may be found as long as none is connected: tried over and over.
