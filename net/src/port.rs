@@ -176,6 +176,21 @@ fn take_trains(tun: &File) -> io::Result<()> {
     check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD, offloads) }).map(drop)
 }
 
+/// Gives [`INTERFACE`] in the calling thread's namespace other addresses. What was bound to those before
+/// has none any more.
+pub fn readdress(before: &[IpAddr], from_now_on: &[IpAddr]) -> io::Result<()> {
+    let mut netlink = Netlink::open()?;
+    let index = interface_index(INTERFACE)?;
+    for address in before {
+        netlink.remove_address(index, *address)?;
+    }
+    for address in from_now_on {
+        netlink.add_address(index, *address)?;
+        netlink.add_default_route(index, *address)?;
+    }
+    Ok(())
+}
+
 /// Brings up `lo` and [`INTERFACE`] in the calling thread's namespace.
 fn configure(addresses: &[IpAddr], settings: LinkSettings) -> io::Result<Ipv6> {
     let mut netlink = Netlink::open()?;

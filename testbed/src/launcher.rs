@@ -14,6 +14,8 @@ pub(crate) mod janitor;
 mod listener;
 pub(crate) mod member;
 mod ready;
+mod roam;
+mod routes;
 mod supervisor;
 
 use crate::options::UpOptions;

@@ -47,6 +47,11 @@ pub struct UpOptions {
     /// 1 to 50.
     #[arg(long, value_name = "K", default_value_t = 1)]
     pub clients_per_region: usize,
+    /// Home agents, each in a region of its own
+    ///
+    /// 0 to the number of regions. They announce home addresses of 198.18.255.0/24 and fd67:7764:3000::/112.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub home_agents: usize,
     /// More regions, with clients only
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub client_regions: usize,
@@ -114,6 +119,12 @@ impl UpOptions {
             if count == 0 || count > HOSTS_PER_REGION_MAX {
                 return fail(format!("a region has 1 to {HOSTS_PER_REGION_MAX} {name}"));
             }
+        }
+        if self.home_agents > self.regions {
+            return fail(format!(
+                "{} home agents where there are {} regions",
+                self.home_agents, self.regions
+            ));
         }
         for (name, percent) in [("loss", self.loss_percent), ("GeoIP errors", self.geoip_wrong_percent)] {
             if !(0.0..=100.0).contains(&percent) {
@@ -204,6 +215,20 @@ pub enum Fault {
         a: Option<String>,
         /// The other end.
         b: Option<String>,
+    },
+    /// Moves a host to another region, where it has another address; the one before is nobody's.
+    Roam {
+        /// Which host.
+        host: String,
+        /// Its new region.
+        to: String,
+    },
+    /// Lets out of a host only packets that come from its own address, as networks with BCP 38 do.
+    Filter {
+        /// Which host.
+        host: String,
+        /// Whether all are let out again.
+        off: bool,
     },
     /// Makes the paths between `a` and `b` worse.
     Degrade {

@@ -27,6 +27,9 @@ const REDIRECTORS_MAX: usize = 3;
 /// The last octet of a redirector's address, out of the way of nodes.
 const REDIRECTOR_NUMBER: u8 = 53;
 
+/// The last octet of a home agent's address.
+const HOME_AGENT_NUMBER: u8 = 91;
+
 /// A place where hosts can be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Region {
@@ -57,12 +60,14 @@ impl World {
 
 /// What a host does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Holds and serves content.
     Node,
     /// Answers DNS.
     Redirector,
+    /// Holds home addresses.
+    HomeAgent,
     /// Nothing by itself: a place to run clients in.
     Client,
 }
@@ -71,7 +76,7 @@ impl Role {
     /// On which side of the address plan the host is.
     pub fn side(self) -> Side {
         match self {
-            Role::Node | Role::Redirector => Side::Member,
+            Role::Node | Role::Redirector | Role::HomeAgent => Side::Member,
             Role::Client => Side::Client,
         }
     }
@@ -81,6 +86,7 @@ impl Role {
         match self {
             Role::Node => "node",
             Role::Redirector => "redirector",
+            Role::HomeAgent => "home-agent",
             Role::Client => "client",
         }
     }
@@ -110,7 +116,7 @@ pub struct Topology {
     pub regions: Vec<Region>,
     /// Round-trip times between regions in ms, row by row.
     pub rtt_ms: Vec<f64>,
-    /// All hosts: nodes, redirectors, clients.
+    /// All hosts: nodes, redirectors, home agents, clients.
     pub hosts: Vec<Host>,
     /// What a person should know about the data.
     pub warnings: Vec<String>,
@@ -174,9 +180,13 @@ impl Topology {
                 self.add_host(name, Role::Node, region, number as u8);
             }
         }
-        for region in self.redirector_regions(options.regions) {
+        for region in self.far_apart(REDIRECTORS_MAX.min(options.regions), options.regions) {
             let name = format!("{}-ns", self.regions[region].name);
             self.add_host(name, Role::Redirector, region, REDIRECTOR_NUMBER);
+        }
+        for region in self.far_apart(options.home_agents, options.regions) {
+            let name = format!("{}-ha", self.regions[region].name);
+            self.add_host(name, Role::HomeAgent, region, HOME_AGENT_NUMBER);
         }
         for region in 0..self.regions.len() {
             for number in 1..=options.clients_per_region {
@@ -192,10 +202,11 @@ impl Topology {
         self.hosts.push(Host { name, role, region, number, addr4, addr6 });
     }
 
-    /// Far from each other: each further one where the nearest so far is the farthest.
-    fn redirector_regions(&self, regions: usize) -> Vec<usize> {
-        let mut chosen = vec![0];
-        while chosen.len() < REDIRECTORS_MAX.min(regions) {
+    /// `count` of the first `regions` regions, far from each other: each further one where the nearest so
+    /// far is the farthest.
+    fn far_apart(&self, count: usize, regions: usize) -> Vec<usize> {
+        let mut chosen: Vec<usize> = (0..count.min(1)).collect();
+        while chosen.len() < count {
             let nearest =
                 |region: usize| chosen.iter().map(|c| self.rtt_ms(region, *c)).fold(f64::MAX, f64::min);
             let free = (0..regions).filter(|region| !chosen.contains(region));
@@ -256,6 +267,15 @@ mod tests {
                 assert!(topology.rtt_ms(a, b) >= 1.0);
             }
         }
+    }
+
+    #[test]
+    fn home_agents_stand_far_from_each_other() {
+        let topology = build(UpOptions { home_agents: 2, ..UpOptions::default() });
+        let agents: Vec<_> = topology.hosts.iter().filter(|host| host.role == Role::HomeAgent).collect();
+        let [a, b] = agents[..] else { panic!("{agents:?}") };
+        assert!((0..6).all(|other| topology.rtt_ms(a.region, other) <= topology.rtt_ms(a.region, b.region)));
+        assert!(Topology::build(&UpOptions { home_agents: 7, ..UpOptions::default() }).is_err());
     }
 
     #[test]

@@ -116,6 +116,28 @@ enum Action {
         #[command(flatten)]
         how: Degrade,
     },
+    /// Move a host to another region, with another address
+    ///
+    /// Its processes run on. The address that it had is nobody's from then on.
+    #[command(after_help = "Example:\n  godwit testbed roam eu-frankfurt-client --to ap-tokyo")]
+    Roam {
+        /// The host
+        host: String,
+        /// Its new region
+        #[arg(long, value_name = "REGION")]
+        to: String,
+    },
+    /// Let out of a host only packets that come from its own addresses, as many networks do (BCP 38)
+    #[command(
+        after_help = "Examples:\n  godwit testbed filter us-virginia-1\n  godwit testbed filter us-virginia-1 --off"
+    )]
+    Filter {
+        /// The host, or a region for all of its hosts
+        host: String,
+        /// Let all packets out again
+        #[arg(long)]
+        off: bool,
+    },
     /// Take the testbed down; nothing of it is left
     #[command(after_help = "Example:\n  godwit testbed down")]
     Down,
@@ -156,6 +178,8 @@ impl Testbed {
                 }
                 fault(dir, &Fault::Degrade { a, b, how })?;
             }
+            Action::Roam { host, to } => fault(dir, &Fault::Roam { host, to })?,
+            Action::Filter { host, off } => fault(dir, &Fault::Filter { host, off })?,
             Action::Down => godwit_testbed::down(dir)?,
             Action::Demo { options, json } => {
                 return Ok(ExitCode::from(godwit_testbed::demo(&options, dir, json)?));

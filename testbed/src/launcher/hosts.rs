@@ -3,7 +3,7 @@
 use crate::address::HostTable;
 use crate::fabric::{Fabric, LinkChange, Switch};
 use crate::options::{PortKind, UpOptions};
-use crate::topology::Topology;
+use crate::topology::{Role, Topology};
 use anyhow::Context;
 use godwit_net::namespace::{self, NetworkNamespace};
 use godwit_net::port::{Ipv6, Port};
@@ -102,14 +102,14 @@ fn create_ports(topology: &Topology, kind: PortKind) -> io::Result<Made> {
         let (namespace, port, ipv6) = match &made.middle {
             None => {
                 let (namespace, (port, ipv6)) = NetworkNamespace::create(|_| {
-                    tune();
+                    tune(host.role);
                     Port::tun(&addresses)
                 })?;
                 (namespace, port, ipv6)
             }
             Some(middle) => {
                 let (namespace, ()) = NetworkNamespace::create(|_| {
-                    tune();
+                    tune(host.role);
                     Ok(())
                 })?;
                 let (port, ipv6) = middle.run(|| Port::packet(&namespace, number as u16, &addresses))?;
@@ -126,7 +126,7 @@ fn create_ports(topology: &Topology, kind: PortKind) -> io::Result<Made> {
 }
 
 /// Settings of the calling thread's namespace. A kernel that lacks one does without it.
-fn tune() {
+fn tune(role: Role) {
     for (setting, default) in [("tcp_rmem", 131_072), ("tcp_wmem", 65_536)] {
         let value = format!("4096 {default} {TCP_BUFFER_MAX}");
         let _ = std::fs::write(format!("/proc/sys/net/ipv4/{setting}"), value);
@@ -134,6 +134,14 @@ fn tune() {
     // What a host learns about one path must not speed up or slow down the next measurement.
     let _ = std::fs::write("/proc/sys/net/ipv4/tcp_no_metrics_save", "1");
     let _ = std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
+    // Packets come out of a tunnel that answers do not go into.
+    for interface in ["all", "default"] {
+        let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter"), "0");
+    }
+    if role == Role::HomeAgent {
+        let _ = std::fs::write("/proc/sys/net/ipv4/ip_forward", "1");
+        let _ = std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1");
+    }
 }
 
 /// What the paths between hosts are like when nothing is wrong.

@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 /// Where members reach each other.
 const PEER_PORT: u16 = 4100;
 
+/// Where tunnels end at home agents.
+const TUNNEL_PORT: u16 = 4191;
+
 /// How long a member may take to end in order; it has nothing to save that is not saved.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -102,19 +105,29 @@ impl Layout {
         self.data_dir.with_extension("toml")
     }
 
+    /// What the home agent tells the routers around it, one line each.
+    pub(super) fn announcements(&self) -> PathBuf {
+        self.data_dir.with_extension("announced")
+    }
+
     /// The member's configuration file. TOML's basic strings and arrays are JSON's.
+    ///
+    /// A host of its own listens on all its addresses, whatever they are at the time; hosts that share the
+    /// loopback interface on theirs alone.
     fn config(&self, geoip: &Path, probe_resolvers: bool) -> anyhow::Result<String> {
         let addresses = |port: u16| -> anyhow::Result<String> {
-            let ips = std::iter::once(IpAddr::V4(self.v4)).chain(self.v6.map(IpAddr::V6));
+            let v4 = if self.loopback { self.v4 } else { Ipv4Addr::UNSPECIFIED };
+            let v6 = self.v6.map(|_| IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+            let ips = std::iter::once(IpAddr::V4(v4)).chain(v6);
             let addresses: Vec<SocketAddr> = ips.map(|ip| SocketAddr::new(ip, port)).collect();
             Ok(serde_json::to_string(&addresses)?)
         };
         let geoip = serde_json::to_string(geoip)?;
-        let mut text = format!("[node]\npublic_v4 = \"{}\"\n", self.v4);
-        if let Some(v6) = self.v6 {
-            text.push_str(&format!("public_v6 = \"{v6}\"\n"));
+        let mut text = String::new();
+        if self.loopback {
+            text.push_str(&format!("[node]\npublic_v4 = \"{}\"\n\n", self.v4));
         }
-        text.push_str(&format!("\n[overlay]\nlisten = {}\n", addresses(PEER_PORT)?));
+        text.push_str(&format!("[overlay]\nlisten = {}\n", addresses(PEER_PORT)?));
         text.push_str(&format!("\n[map]\ngeoip = {geoip}\nexplore_permille = 0\n"));
         if probe_resolvers {
             text.push_str(PROBE_RESOLVERS);
@@ -123,6 +136,13 @@ impl Layout {
             Role::Node => text.push_str(&format!("\n[http]\nlisten = {}\n", addresses(self.http().port())?)),
             Role::Redirector => {
                 text.push_str(&format!("\n[redirector]\nlisten = {}\n", addresses(self.dns().port())?));
+            }
+            Role::HomeAgent => {
+                let announced = serde_json::to_string(&self.announcements())?;
+                text.push_str(&format!(
+                    "\n[home_agent]\nlisten = {}\n\n[home_agent.announce]\nexabgp = {announced}\n",
+                    addresses(TUNNEL_PORT)?
+                ));
             }
             Role::Client => {}
         }
@@ -197,6 +217,12 @@ impl Members {
         &self.program.zone
     }
 
+    /// The host has other addresses from now on; IPv6 only if it had it before.
+    pub(super) fn readdress(&mut self, host: usize, v4: Ipv4Addr, v6: Ipv6Addr) {
+        let layout = &mut self.members[host].layout;
+        (layout.v4, layout.v6) = (v4, layout.v6.map(|_| v6));
+    }
+
     pub(super) fn layout(&self, host: usize) -> &Layout {
         &self.members[host].layout
     }
@@ -247,6 +273,9 @@ impl Members {
             member.layout.config_file(),
             member.layout.config(&self.program.geoip, self.program.probe_resolvers)?,
         )?;
+        if member.layout.role == Role::HomeAgent {
+            File::create(member.layout.announcements())?;
+        }
         let mut join = self.program.command(namespaces.of(host));
         join.arg("join").arg("--data-dir").arg(&member.layout.data_dir).arg(token);
         finish(join, &format!("join on {}", member.name)).map(drop)
@@ -414,15 +443,19 @@ mod tests {
         let geoip = Path::new("/tmp/t/geoip.mmdb");
         assert_eq!(
             layout.config(geoip, false).unwrap(),
-            "[node]\npublic_v4 = \"198.18.0.1\"\npublic_v6 = \"fd67:7764:1000::1\"\n\n\
-             [overlay]\nlisten = [\"198.18.0.1:4100\",\"[fd67:7764:1000::1]:4100\"]\n\n\
+            "[overlay]\nlisten = [\"0.0.0.0:4100\",\"[::]:4100\"]\n\n\
              [map]\ngeoip = \"/tmp/t/geoip.mmdb\"\nexplore_permille = 0\n\n\
-             [http]\nlisten = [\"198.18.0.1:80\",\"[fd67:7764:1000::1]:80\"]\n"
+             [http]\nlisten = [\"0.0.0.0:80\",\"[::]:80\"]\n"
         );
+        layout.role = Role::HomeAgent;
+        assert!(layout.config(geoip, false).unwrap().ends_with(
+            "[home_agent]\nlisten = [\"0.0.0.0:4191\",\"[::]:4191\"]\n\n\
+             [home_agent.announce]\nexabgp = \"/tmp/t/hosts/a-1.announced\"\n"
+        ));
         (layout.role, layout.loopback, layout.v6) = (Role::Redirector, true, None);
-        assert!(
-            layout.config(geoip, false).unwrap().ends_with("[redirector]\nlisten = [\"198.18.0.1:5300\"]\n")
-        );
+        let text = layout.config(geoip, false).unwrap();
+        assert!(text.starts_with("[node]\npublic_v4 = \"198.18.0.1\"\n\n[overlay]"), "{text}");
+        assert!(text.ends_with("[redirector]\nlisten = [\"198.18.0.1:5300\"]\n"));
         assert_eq!(layout.log(), Path::new("/tmp/t/hosts/a-1.log"));
     }
 }

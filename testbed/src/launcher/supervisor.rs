@@ -3,6 +3,7 @@
 use super::hosts::{Hosts, Mode, Paths, queue_len};
 use super::member::{Members, Namespaces, Program};
 use super::ready;
+use super::routes::Routes;
 use crate::fabric::{FabricHandle, LinkChange};
 use crate::geoip;
 use crate::options::{Degrade, Fault, PortKind, UpOptions};
@@ -71,12 +72,13 @@ pub(super) struct Supervisor {
     handle: Handle,
     inbox: Receiver<Order>,
     options: UpOptions,
-    topology: Topology,
+    pub(super) topology: Topology,
     mode: Mode,
-    members: Members,
+    pub(super) members: Members,
+    routes: Routes,
     faults: BTreeMap<(usize, usize), PathFault>,
     /// Last: members are gone before their hosts.
-    hosts: Option<Hosts>,
+    pub(super) hosts: Option<Hosts>,
 }
 
 /// What is wrong with one directed path.
@@ -111,6 +113,7 @@ impl Supervisor {
             topology,
             mode,
             members,
+            routes: Routes::default(),
             faults: BTreeMap::new(),
             hosts: None,
         })
@@ -212,7 +215,7 @@ impl Supervisor {
         self.update(|state| state.phase = Phase::Starting(what.into()))
     }
 
-    fn update(&self, change: impl FnOnce(&mut State)) -> anyhow::Result<()> {
+    pub(super) fn update(&self, change: impl FnOnce(&mut State)) -> anyhow::Result<()> {
         let mut state = self.handle.state.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut state);
         self.handle.dir.write_state(&state)
@@ -221,6 +224,11 @@ impl Supervisor {
     /// Writes down which processes run, when that changed.
     fn note_processes(&mut self) -> anyhow::Result<()> {
         self.members.look();
+        if let Some(fabric) = self.handle.fabric.get() {
+            let is_agent = |host: &usize| self.topology.hosts[*host].role == Role::HomeAgent;
+            let agents: Vec<usize> = (0..self.topology.hosts.len()).filter(is_agent).collect();
+            self.routes.look(&self.members, &agents, fabric);
+        }
         let now: Vec<_> = (0..self.topology.hosts.len()).map(|host| self.members.process(host)).collect();
         let known = self.handle.state.lock().unwrap_or_else(PoisonError::into_inner);
         let same =
@@ -269,6 +277,8 @@ impl Supervisor {
             Fault::Heal { a, b } => {
                 self.change_paths(a.as_deref(), b.as_deref(), "healed", |fault| *fault = PathFault::default())
             }
+            Fault::Roam { host, to } => self.roam(&host, &to),
+            Fault::Filter { host, off } => self.filter(&host, off),
             Fault::Degrade { a, b, how } => {
                 how.check()?;
                 self.change_paths(Some(&a), b.as_deref(), "degraded", |fault| fault.degrade = how)
@@ -289,11 +299,7 @@ impl Supervisor {
         done: &str,
         change: impl Fn(&mut PathFault),
     ) -> anyhow::Result<String> {
-        let Some(hosts) = &self.hosts else {
-            bail!(
-                "there is no fabric without namespaces: all hosts are on this machine's loopback interface"
-            );
-        };
+        let fabric = self.fabric()?;
         let every = || (0..self.topology.hosts.len()).collect::<Vec<_>>();
         let from = a.map_or_else(|| Ok(every()), |a| select(&self.topology, a))?;
         let to = b.map_or_else(|| Ok(every()), |b| select(&self.topology, b))?;
@@ -305,20 +311,54 @@ impl Supervisor {
             }
             let fault = self.faults.entry(pair).or_default();
             change(fault);
-            let mut profile = paths.profile(pair.0, pair.1);
-            let how = fault.degrade;
-            profile.cut = fault.cut;
-            profile.delay += Duration::from_secs_f64(how.delay_ms.unwrap_or(0.0) / 1000.0);
-            profile.loss = how.loss_percent.map_or(profile.loss, |percent| percent / 100.0);
-            if let Some(mbit) = how.rate_mbit {
-                profile.rate_bps = Some((mbit * 1e6) as u64);
-                profile.queue_len_max = queue_len(profile.rate_bps, profile.delay.as_secs_f64() * 2000.0);
-            }
-            changes.insert(pair, LinkChange { from: pair.0 as u16, to: pair.1 as u16, profile });
+            changes.insert(pair, fault.on(&paths, pair));
         }
         let count = changes.len() / 2;
-        hosts.fabric.handle().change(changes.into_values().collect());
+        fabric.change(changes.into_values().collect());
         Ok(format!("{done}: {count} paths"))
+    }
+
+    /// What all paths of a host are like, whatever is wrong with them, given where it is now.
+    pub(super) fn paths_of(&self, host: usize) -> Vec<LinkChange> {
+        let paths = Paths::new(&self.topology, &self.options);
+        let others = (0..self.topology.hosts.len()).filter(|other| *other != host);
+        let pairs = others.flat_map(|other| [(host, other), (other, host)]);
+        pairs.map(|pair| self.faults.get(&pair).copied().unwrap_or_default().on(&paths, pair)).collect()
+    }
+
+    /// A way to talk to the fabric, if there is one.
+    pub(super) fn fabric(&self) -> anyhow::Result<FabricHandle> {
+        let Some(hosts) = &self.hosts else {
+            bail!(
+                "there is no fabric without namespaces: all hosts are on this machine's loopback interface"
+            );
+        };
+        Ok(hosts.fabric.handle())
+    }
+
+    fn filter(&self, name: &str, off: bool) -> anyhow::Result<String> {
+        let fabric = self.fabric()?;
+        let hosts = select(&self.topology, name)?;
+        hosts.iter().for_each(|host| fabric.filter(*host as u16, !off));
+        let names: Vec<_> = hosts.iter().map(|host| self.topology.hosts[*host].name.as_str()).collect();
+        let done = if off { "all packets are let out of" } else { "only own packets are let out of" };
+        Ok(format!("{done} {}", names.join(", ")))
+    }
+}
+
+impl PathFault {
+    /// What a path is like with it.
+    fn on(&self, paths: &Paths<'_>, (from, to): (usize, usize)) -> LinkChange {
+        let mut profile = paths.profile(from, to);
+        let how = self.degrade;
+        profile.cut = self.cut;
+        profile.delay += Duration::from_secs_f64(how.delay_ms.unwrap_or(0.0) / 1000.0);
+        profile.loss = how.loss_percent.map_or(profile.loss, |percent| percent / 100.0);
+        if let Some(mbit) = how.rate_mbit {
+            profile.rate_bps = Some((mbit * 1e6) as u64);
+            profile.queue_len_max = queue_len(profile.rate_bps, profile.delay.as_secs_f64() * 2000.0);
+        }
+        LinkChange { from: from as u16, to: to as u16, profile }
     }
 }
 

@@ -3,12 +3,15 @@
 use crate::bed::{Bed, processes_of, wait_for};
 use godwit_testbed::topology::Role;
 use godwit_testbed::{Degrade, Fault, PortKind, UpOptions};
+use std::io::Write;
 use std::process::Stdio;
 
 pub(crate) const ALL: &[(&str, fn())] = &[
     ("tun_ports_keep_the_matrix", || keeps_the_matrix("tun_ports_keep_the_matrix", PortKind::Tun)),
     ("packet_ports_keep_the_matrix", || keeps_the_matrix("packet_ports_keep_the_matrix", PortKind::Packet)),
     ("paths_are_cut_degraded_and_healed", paths_are_cut_degraded_and_healed),
+    ("a_host_that_roams_has_other_paths", a_host_that_roams_has_other_paths),
+    ("home_addresses_reach_who_announces_them", home_addresses_reach_who_announces_them),
     ("processes_are_killed_stopped_and_started", processes_are_killed_stopped_and_started),
     ("exec_gives_resolv_conf_and_exit_code", exec_gives_resolv_conf_and_exit_code),
     ("down_leaves_nothing", down_leaves_nothing),
@@ -62,6 +65,70 @@ fn paths_are_cut_degraded_and_healed() {
     assert_rtt(&bed.ping(&a, &b, &address), rtt);
     let unknown = Fault::Cut { a: "nowhere".into(), b: None };
     assert!(godwit_testbed::fault(Some(&bed.dir), &unknown).is_err());
+}
+
+fn a_host_that_roams_has_other_paths() {
+    let options = UpOptions { regions: 3, ..small(PortKind::Auto) };
+    let Some(bed) = Bed::up("a_host_that_roams_has_other_paths", &options) else { return };
+    let ((a, _), (b, old)) = (client(&bed, 0), client(&bed, 1));
+    let third = bed.state.regions[2].clone();
+    let fault = |fault: Fault| godwit_testbed::fault(Some(&bed.dir), &fault);
+    let how = Degrade { delay_ms: Some(30.0), ..Degrade::default() };
+    fault(Fault::Degrade { a: a.clone(), b: Some(b.clone()), how }).unwrap();
+    fault(Fault::Roam { host: b.clone(), to: third.clone() }).unwrap();
+    let state = bed.now();
+    let moved = state.find(&b).unwrap();
+    assert_eq!(moved.region, third);
+    let occupied = state.hosts.iter().filter(|host| host.addr4 == moved.addr4).count();
+    assert_eq!(occupied, 1, "an address of its own");
+    let rtt = bed.state.rtt_ms[0][2] + 60.0;
+    assert_rtt(&bed.ping(&a, &b, &format!("{}:7000", moved.addr4)), rtt);
+    if let Some(v6) = &moved.addr6 {
+        assert_rtt(&bed.ping(&a, &b, &format!("[{v6}]:7000")), rtt);
+    }
+    let nowhere = bed.now().fabric.unwrap().nowhere;
+    let this = std::env::current_exe().unwrap();
+    let pings = bed.output(&a, &[this.to_str().unwrap(), "ping", &format!("{old}:7000")]);
+    assert!(pings.lines().all(|line| line == "lost"), "{pings}");
+    assert!(bed.now().fabric.unwrap().nowhere > nowhere, "{old} is nobody's");
+    for (host, to) in [(b.as_str(), third.as_str()), (b.as_str(), "nowhere"), ("nobody", third.as_str())] {
+        assert!(fault(Fault::Roam { host: host.into(), to: to.into() }).is_err(), "{host} to {to}");
+    }
+}
+
+/// A stand-in for a home agent answers at a home address itself.
+fn home_addresses_reach_who_announces_them() {
+    let options = UpOptions { home_agents: 2, ..small(PortKind::Auto) };
+    let Some(bed) = Bed::up("home_addresses_reach_who_announces_them", &options) else { return };
+    let (a, _) = client(&bed, 0);
+    let agents: Vec<_> = bed.state.hosts.iter().filter(|host| host.role == Role::HomeAgent).collect();
+    let home = "198.18.255.1";
+    for agent in &agents {
+        bed.output(&agent.name, &["ip", "address", "add", &format!("{home}/32"), "dev", "lo"]);
+    }
+    let says = |agent: usize, line: &str| {
+        let path = agents[agent].data_dir.as_ref().unwrap().with_extension("announced");
+        let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+        writeln!(file, "{line} route {home}/32 next-hop self").unwrap();
+    };
+    let reaches = |agent: usize, what: &str| {
+        wait_for(what, || bed.ping(&a, &agents[agent].name, &format!("{home}:7000")).len() == 10);
+    };
+    says(0, "announce");
+    reaches(0, "the first announces it");
+    // Its network lets nothing out that does not come from its addresses; this one it announces.
+    let fault = |fault: Fault| godwit_testbed::fault(Some(&bed.dir), &fault).unwrap();
+    fault(Fault::Filter { host: agents[0].name.clone(), off: false });
+    reaches(0, "what is announced is its own");
+    says(1, "announce");
+    fault(Fault::Kill { host: agents[0].name.clone() });
+    reaches(1, "the first is dead");
+    says(1, "withdraw");
+    let nowhere = || bed.now().fabric.unwrap().nowhere;
+    wait_for("nobody announces it", || {
+        let before = nowhere();
+        bed.ping(&a, &agents[1].name, &format!("{home}:7000")).is_empty() && nowhere() > before
+    });
 }
 
 fn processes_are_killed_stopped_and_started() {
