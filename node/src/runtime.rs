@@ -7,6 +7,7 @@
 
 mod challenges;
 mod error;
+mod hands;
 mod listen;
 mod own;
 mod start;
@@ -21,9 +22,9 @@ use crate::config::Config;
 use crate::datadir::{DataDir, Identity, Lock};
 use crate::driver::Command;
 use crate::generation::Reload;
-use crate::handoff::{Handoffs, Packets, Program, Shell, Told};
+use crate::handoff::{Handoffs, Packets, Program, Told};
 use crate::homes::{Announces, Homes};
-use crate::http::{Door, Moving, Taking};
+use crate::http::Door;
 use crate::metrics::SharedRegistry;
 use crate::mobility::Mobility;
 use crate::moves::{Moves, Tell};
@@ -34,6 +35,7 @@ use godwit_core::certificate::MemberCertificate;
 use godwit_core::member::{Input, State, Timing};
 use godwit_overlay::Overlay;
 use godwit_store::Store;
+use hands::Hands;
 use listen::{Listeners, addresses_of, bind};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -202,21 +204,17 @@ impl Runtime {
     pub fn move_connections<P: Packets>(
         &self,
         packets: Arc<P>,
-        mut programs: Vec<Arc<dyn Program>>,
+        programs: Vec<Arc<dyn Program>>,
         tell: Told,
     ) -> Option<Handoffs> {
-        programs.push(Arc::new(Taking(self.door.clone())));
-        let (shell, handoffs) = Shell::new(packets.clone(), programs, tell);
-        let moving = Moving {
-            handoffs: handoffs.clone(),
-            packets,
-            tasks: self.clients.clone(),
-            stop: self.stops.serving.clone(),
+        let hands = Hands {
+            door: self.door.clone(),
+            clients: self.clients.clone(),
+            tasks: self.tasks.clone(),
+            serving: self.stops.serving.clone(),
+            all: self.stops.all.clone(),
         };
-        self.door.move_with(moving).then(|| {
-            self.tasks.spawn(shell.run(self.stops.all.clone()));
-            handoffs
-        })
+        hands.move_connections(packets, programs, tell)
     }
 
     /// The values for certificate authorities that the network knows of, as they change.

@@ -31,6 +31,11 @@ impl Flows {
         self.steer.view.load().homes.contains_key(&flow.home.ip())
     }
 
+    /// The nodes that may serve the home address of a flow too, and that packets can be passed on to.
+    pub fn takers(&self, flow: &FlowKey) -> Vec<MemberId> {
+        self.steer.view.load().takers.get(&flow.home.ip()).cloned().unwrap_or_default()
+    }
+
     /// Whether packets can be passed on to a node.
     pub fn reaches(&self, member: &MemberId) -> bool {
         self.steer.view.load().relays.contains_key(member)
@@ -109,6 +114,10 @@ impl Packets for Mobility {
         self.flows.borrow().as_ref().is_some_and(|flows| flows.serves(flow))
     }
 
+    fn takers(&self, flow: &FlowKey) -> Vec<MemberId> {
+        self.flows.borrow().as_ref().map(|flows| flows.takers(flow)).unwrap_or_default()
+    }
+
     fn hold(&self, flows: &[FlowKey]) {
         self.with(|known| known.hold(flows));
     }
@@ -138,6 +147,12 @@ impl Packets for Mobility {
 }
 
 impl Mobility {
+    /// Waits until something is served here; `false` when the member stops before.
+    pub(crate) async fn opened(&self) -> bool {
+        let mut flows = self.flows.clone();
+        flows.wait_for(Option::is_some).await.is_ok()
+    }
+
     fn with(&self, act: impl FnOnce(&Flows)) {
         if let Some(flows) = self.flows.borrow().as_ref() {
             act(flows);

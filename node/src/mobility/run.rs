@@ -450,6 +450,7 @@ impl Running {
             tunnel.bindings.agent_keys(),
             tunnel.relays.by_key(),
             bound.iter().map(|home| (*home, tunnel.bindings.exits(home))),
+            self.services.allowed(),
             tunnel.relays.ways(),
         );
         if **tunnel.steer.view.load() != view {

@@ -200,6 +200,11 @@ impl Services {
         others.map(|(_, member)| *member).collect()
     }
 
+    /// Who may serve which home address.
+    pub(super) fn allowed(&self) -> &BTreeSet<(HomeAddress, MemberId)> {
+        &self.known.allowed
+    }
+
     /// The home agents.
     pub(super) fn home_agents(&self) -> BTreeSet<MemberId> {
         self.known.home_agents.clone()

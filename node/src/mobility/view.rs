@@ -4,7 +4,7 @@ use godwit_core::binding::HomeAddress;
 use godwit_core::flow::select;
 use godwit_core::key::MemberId;
 use godwit_core::tunnel::KeyId;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 /// How packets get to a home agent.
@@ -33,6 +33,8 @@ pub(super) struct View {
     pub(super) homes: HashMap<IpAddr, Vec<Exit>>,
     /// How packets are passed on to other nodes.
     pub(super) relays: HashMap<MemberId, (KeyId, SocketAddr)>,
+    /// Which of them may serve a home address too.
+    pub(super) takers: HashMap<IpAddr, Vec<MemberId>>,
     /// The same nodes by the number in a packet's header; two with the same are not told apart.
     numbers: HashMap<u16, Option<MemberId>>,
 }
@@ -43,6 +45,7 @@ impl View {
         agents: impl Iterator<Item = (KeyId, MemberId)>,
         nodes: impl Iterator<Item = (KeyId, MemberId)>,
         homes: impl Iterator<Item = (HomeAddress, Vec<Exit>)>,
+        allowed: &BTreeSet<(HomeAddress, MemberId)>,
         relays: &BTreeMap<MemberId, (KeyId, SocketAddr)>,
     ) -> View {
         let agents = agents.map(|(key, agent)| (key, Sender::HomeAgent(agent)));
@@ -52,9 +55,17 @@ impl View {
             let entry = numbers.entry(select::number(member));
             entry.and_modify(|known| *known = None).or_insert(Some(*member));
         }
+        let homes: HashMap<IpAddr, Vec<Exit>> = homes.map(|(home, exits)| (home.0, exits)).collect();
+        let mut takers: HashMap<IpAddr, Vec<MemberId>> = HashMap::new();
+        for (home, member) in allowed {
+            if homes.contains_key(&home.0) && relays.contains_key(member) {
+                takers.entry(home.0).or_default().push(*member);
+            }
+        }
         View {
             senders: agents.chain(nodes).collect(),
-            homes: homes.map(|(home, exits)| (home.0, exits)).collect(),
+            homes,
+            takers,
             relays: relays.iter().map(|(member, way)| (*member, *way)).collect(),
             numbers,
         }

@@ -1,5 +1,6 @@
 //! Everything started, in order.
 
+use super::hands::Hands;
 use super::listen::{Listeners, Sockets, addresses_of, take_admin};
 use super::own::{first_admission, own_entry};
 use super::tell::{Clients, tell_clients};
@@ -14,7 +15,6 @@ use crate::datadir::{DataDir, Identity};
 use crate::driver::{Command, Driver};
 use crate::fetch::{Fetcher, StoreHolder};
 use crate::generation::Keeper;
-use crate::handoff::Shell;
 use crate::health::{self, SiteProbes, Vantages};
 use crate::held::Held;
 use crate::homes::Homes;
@@ -305,9 +305,22 @@ impl Runtime {
                     let _ = tell.tell(to, &Message::Handoff(message));
                 })
             };
-            let (shell, handoffs) = Shell::new(Arc::new(mobility.clone()), Vec::new(), tell);
-            tasks.spawn(shell.run(stops.all.clone()));
-            tasks.spawn(mobility.hand_over_by(handoffs));
+            let hands = Hands {
+                door: door.clone(),
+                clients: clients.clone(),
+                tasks: tasks.clone(),
+                serving: stops.serving.clone(),
+                all: stops.all.clone(),
+            };
+            let part = mobility.clone();
+            // Only then are there connections that could move.
+            tasks.spawn(async move {
+                if part.opened().await
+                    && let Some(handoffs) = hands.move_connections(Arc::new(part.clone()), Vec::new(), tell)
+                {
+                    part.hand_over_by(handoffs).await;
+                }
+            });
             Some(mobility)
         } else {
             if !config.serve.is_empty() {
