@@ -64,7 +64,7 @@ pub use key::{InstallError, KEYS_MAX, PACKETS_MAX, PACKETS_WORN, cipher_for, has
 use crate::offload::{Offload, Train};
 use godwit_core::packet::Packet;
 use godwit_core::tunnel::{Control, KeyId};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 /// A path so narrow that less fits inside is not told to senders: IPv6 packets of this length must pass
 /// (RFC 8200, 5).
@@ -79,22 +79,11 @@ pub enum Side {
     Node,
 }
 
-/// Whom errors to senders come from: addresses of this host, or a home address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Routers {
-    /// Over IPv4; without one no errors are sent.
-    pub v4: Option<Ipv4Addr>,
-    /// Over IPv6.
-    pub v6: Option<Ipv6Addr>,
-}
-
 /// What an engine is to be like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// What kind of host this is: a node lowers the segment sizes that it announces.
     pub side: Side,
-    /// Whom errors to senders come from.
-    pub routers: Routers,
     /// Whether many packets may go in one call. Always, but for measuring what it is worth.
     pub batching: bool,
 }
@@ -102,7 +91,7 @@ pub struct Config {
 impl Config {
     /// The usual one.
     pub fn new(side: Side) -> Config {
-        Config { side, routers: Routers::default(), batching: true }
+        Config { side, batching: true }
     }
 }
 

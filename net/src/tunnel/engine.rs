@@ -5,7 +5,7 @@ use super::device::Tun;
 use super::key::{InstallError, Keys};
 use super::send::Outbox;
 use super::socket::Sockets;
-use super::{Config, Event, Kept, Routers, Side, Steer, Way, inward, outward};
+use super::{Config, Event, Kept, Side, Steer, Way, inward, outward};
 use crate::poll::{Doorbell, Poll};
 use godwit_core::tunnel::header::{Cipher, HEADER_LEN, Kind, TAG_LEN};
 use godwit_core::tunnel::{Control, Header, KeyId, TunnelKey};
@@ -34,7 +34,6 @@ pub(super) struct Shared {
     pub(super) sockets: Sockets,
     pub(super) steer: Arc<dyn Steer>,
     pub(super) side: Side,
-    pub(super) routers: Routers,
     pub(super) batching: bool,
     pub(super) keys: Keys,
     pub(super) counters: Counters,
@@ -136,7 +135,6 @@ impl Engine {
             tun,
             steer,
             side: config.side,
-            routers: config.routers,
             batching: config.batching,
             keys: Keys::default(),
             counters: Counters::default(),

@@ -11,7 +11,6 @@ use godwit_core::packet::{Packet, TCP, UDP, checksum, clamp_mss, ecn, too_big};
 use godwit_core::tunnel::Header;
 use godwit_core::tunnel::header::{Cipher, HEADER_LEN, Kind, TAG_LEN};
 use std::io::IoSlice;
-use std::net::IpAddr;
 
 /// So many reads, then what they brought is sent: small packets wait for no more than these.
 const READS_MAX: usize = 64;
@@ -178,7 +177,8 @@ fn complete(bytes: &mut [u8], start: usize, at: usize) {
     bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// Tells the sender what fits, through the kernel.
+/// Tells the sender what fits, through the kernel. The error comes from where the packet went: an address
+/// of this host's own the kernel would not take from a device.
 fn tell_too_big(shared: &Shared, train: Train<'_>, mtu: u16) {
     if !shared.may_send_error() {
         return;
@@ -186,14 +186,7 @@ fn tell_too_big(shared: &Shared, train: Train<'_>, mtu: u16) {
     let mut first = vec![0; train.len_of(0)];
     train.packet_into(0, &mut first);
     let Ok(packet) = Packet::parse(&first) else { return };
-    let router = match packet.source {
-        IpAddr::V4(_) => shared.routers.v4.map(IpAddr::V4),
-        IpAddr::V6(_) => shared.routers.v6.map(IpAddr::V6),
-    };
-    // At a home agent packets go to a home address, which it may speak for: its kernel would take an
-    // error that came out of the device from one of the host's own addresses for a forgery.
-    let router = router.or((shared.side == Side::HomeAgent).then_some(packet.destination));
-    let Some(error) = router.and_then(|router| too_big(&first, &packet, mtu, router)) else { return };
+    let Some(error) = too_big(&first, &packet, mtu, packet.destination) else { return };
     if shared.tun.send(0, Offload::default(), &mut [IoSlice::new(&error)]).is_ok() {
         add(&shared.counters.errors_sent, 1);
     }

@@ -2,11 +2,11 @@
 //! it reaches a kernel, and nothing is answered.
 
 use crate::in_own_network;
-use crate::world::{End, HOME_V4, KEY, Return, World, ip, world, world_by_way_of};
+use crate::world::{End, HOME_V4, KEY, Return, World, ip, wait, world, world_by_way_of};
 use godwit_core::tunnel::{Cipher, Header, KeyId};
 use godwit_net::tunnel::{Kept, Reason, Way};
 use std::net::{SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// So many at a time, which sockets have room for.
@@ -139,12 +139,4 @@ fn send_all(
     }
     assert_eq!(sent, count as u64);
     wait(|| seen() == before + sent, end);
-}
-
-fn wait(is_so: impl Fn() -> bool, end: &End) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{:?}", end.engine.counts());
-        std::thread::sleep(Duration::from_micros(200));
-    }
 }

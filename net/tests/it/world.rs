@@ -10,7 +10,7 @@ use godwit_core::tunnel::{Cipher, KeyId, TunnelKey};
 use godwit_net::namespace::NetworkNamespace;
 use godwit_net::netlink::{LinkSettings, Netlink, Route, Rule, interface_index};
 use godwit_net::tunnel::{
-    Config, Engine, Event, Inward, Outward, Passing, Reason, Routers, Side, Steer, Tun, TunConfig,
+    Config, Engine, Event, Inward, Outward, Passing, Reason, Side, Steer, Tun, TunConfig,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
@@ -67,7 +67,7 @@ fn leaf(own: [&str; 2], routers: [&str; 2]) -> std::io::Result<()> {
     Ok(())
 }
 
-fn on_link(address: &str, interface: u32) -> Route {
+pub(crate) fn on_link(address: &str, interface: u32) -> Route {
     Route { destination: ip(address).into(), interface, gateway: None }
 }
 
@@ -126,7 +126,7 @@ impl Steer for Node {
     }
 }
 
-fn is_home(address: IpAddr) -> bool {
+pub(crate) fn is_home(address: IpAddr) -> bool {
     const V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 80);
     const V6: Ipv6Addr = Ipv6Addr::new(0xfd80, 0, 0, 0, 0, 0, 0, 0x80);
     address == V4 || address == V6
@@ -229,11 +229,11 @@ pub(crate) fn world_by_way_of(
     World { cables, home_agent, node }
 }
 
-fn end(at: SocketAddr, side: Side, batching: bool, steer: Arc<dyn Steer>) -> End {
-    let tun = TunConfig { offloads: batching, ..TunConfig::new("gw0", MTU) };
+pub(crate) fn end(at: SocketAddr, side: Side, batching: bool, steer: Arc<dyn Steer>) -> End {
+    let queues = if batching { 2 } else { 1 };
+    let tun = TunConfig { offloads: batching, queues, ..TunConfig::new("gw0", MTU) };
     let tun = Arc::new(Tun::create(&tun).unwrap());
-    let routers = Routers { v4: Some("10.1.0.1".parse().unwrap()), v6: Some("fd01::1".parse().unwrap()) };
-    let config = Config { routers, batching, ..Config::new(side) };
+    let config = Config { batching, ..Config::new(side) };
     let socket = UdpSocket::bind(at).unwrap();
     let before = threads();
     let (engine, events) = Engine::start(config, tun.clone(), vec![socket], steer).unwrap();
@@ -244,4 +244,13 @@ fn end(at: SocketAddr, side: Side, batching: bool, steer: Arc<dyn Steer>) -> End
 fn threads() -> Vec<u32> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Waits until it is so.
+pub(crate) fn wait(is_so: impl Fn() -> bool, end: &End) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{:?}", end.engine.counts());
+        std::thread::sleep(Duration::from_micros(200));
+    }
 }
