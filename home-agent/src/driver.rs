@@ -76,6 +76,8 @@ struct Running {
     stale: bool,
     settled: bool,
     swept: Time,
+    /// What monitors were told of updates.
+    counted: cache::Counts,
     /// When others are told again what is announced.
     repeat_at: Time,
     /// What is to be announced, once the blocking part has time.
@@ -97,6 +99,7 @@ impl Driver {
             stale: true,
             settled: false,
             swept: Time::default(),
+            counted: cache::Counts::default(),
             repeat_at: Time::default(),
             announce: None,
             announcing: None,
@@ -154,6 +157,11 @@ impl Running {
             self.announce(announce::Input::Timer);
         }
         self.sweep(now);
+        let counts = self.driver.cache.counts();
+        if counts != self.counted {
+            self.counted = counts;
+            self.driver.metrics.updates(&counts);
+        }
         self.start_announcing(now);
     }
 
@@ -256,7 +264,6 @@ impl Running {
             self.copy_flows();
         }
         self.driver.metrics.bindings(self.driver.cache.bindings());
-        self.driver.metrics.updates(&self.driver.cache.counts());
         self.announce(announce::Input::Well(served));
     }
 
@@ -295,7 +302,6 @@ impl Running {
             self.copy_flows();
         }
         self.driver.metrics.moved_flows.set(self.driver.flows.len() as i64);
-        self.driver.metrics.updates(&self.driver.cache.counts());
     }
 
     fn deny(&mut self, denied: &Denied) {
