@@ -22,7 +22,7 @@ const FILE_LEN_MAX: u64 = 1024 * 1024;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct File {
-    /// Which roles run here, of those that the certificate allows: `node`, `redirector`. Not set:
+    /// Which roles run here, of those that the certificate allows: `node`, `redirector`, `home-agent`. Not set:
     /// all of them.
     #[schemars(with = "Option<Vec<String>>")]
     pub(crate) roles: Option<Vec<Role>>,
@@ -54,6 +54,8 @@ pub(crate) struct File {
     pub(crate) serve: Vec<godwit_node::mobility::ServeConfig>,
     /// Answering for the zone. Used by members with the role `redirector`.
     pub(crate) redirector: godwit_redirector::Config,
+    /// Holding home addresses. Used by members with the role `home-agent`.
+    pub(crate) home_agent: godwit_home_agent::Config,
     /// Signing the zone's answers. Used by members with the role `redirector`.
     pub(crate) dnssec: godwit_redirector::DnssecConfig,
     /// What the zone holds beside the sites. Used by members with the role `redirector`.
@@ -159,6 +161,7 @@ impl File {
     /// Checks what types cannot; gives the key and what is wrong with its value.
     fn check(&self) -> Result<(), (String, String)> {
         self.node_config().check().map_err(|bad| (bad.key.to_owned(), bad.problem))?;
+        self.home_agent.check().map_err(|(key, problem)| (format!("home_agent.{key}"), problem))?;
         let ttl_max = self.redirector.ttl_secs.max(self.redirector.ttl_static_secs);
         self.dnssec.check(ttl_max).map_err(|(key, problem)| (format!("dnssec.{key}"), problem))?;
         if self.roles.as_ref().is_some_and(Vec::is_empty) {

@@ -10,6 +10,7 @@ mod authority;
 mod config;
 mod daemon;
 mod failure;
+mod home;
 mod place;
 mod publish;
 mod remember;

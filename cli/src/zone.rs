@@ -3,10 +3,12 @@
 
 use crate::config::File;
 use crate::failure::Outcome;
+use crate::home;
 use anyhow::Context;
 use godwit_core::agreement::Setting;
 use godwit_core::name::ZoneName;
 use godwit_dns_plugin::{SharedView, Zone, ZoneError, explain};
+use godwit_home_agent::Viewer;
 use godwit_node::admin::{self, Pending, Question, api};
 use godwit_node::{Challenges, Runtime};
 use std::path::Path;
@@ -79,6 +81,8 @@ pub(crate) type ReloadRequest = oneshot::Sender<Result<Vec<String>, String>>;
 pub(crate) struct Host {
     pub(crate) view: SharedView,
     pub(crate) reloads: mpsc::Sender<ReloadRequest>,
+    /// The home agent beside it, if there is one.
+    pub(crate) home: Option<Viewer>,
 }
 
 impl admin::Host for Host {
@@ -88,6 +92,14 @@ impl admin::Host for Host {
 
     fn explain(&self, question: &Question) -> Result<serde_json::Value, api::Error> {
         explained(&self.view, question)
+    }
+
+    fn home(&self) -> Pending<serde_json::Value> {
+        Box::pin(home::view(self.home.clone()))
+    }
+
+    fn home_flows(&self, max: usize) -> Pending<serde_json::Value> {
+        Box::pin(home::flows(self.home.clone(), max))
     }
 }
 

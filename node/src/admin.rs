@@ -12,6 +12,8 @@
 //! | `POST /v1/collect` | deletes what nobody needs now, without waiting for its time; [`api::Collected`] |
 //! | `GET /v1/explain?name=N&client=ADDRESS[&type=T][&resolver=ADDRESS]` | what DNS would answer, and why |
 //! | `POST /v1/reload` | reads the configuration again; an error leaves all as it was |
+//! | `GET /v1/home` | what the home agent beside this member holds |
+//! | `GET /v1/home/flows[?max=N]` | the flows that passed there lately |
 //! | `GET /v1/acme` | [`api::Challenges`]: values for certificate authorities |
 //! | `POST /v1/acme` | takes [`api::Challenge`]: sets or clears one |
 //! | `POST /v1/serve` | takes [`api::Serve`]: serves a name at its home address, or no longer; [`api::Served`] |
@@ -35,7 +37,7 @@ mod upload;
 mod zone;
 
 pub use client::{Client, ClientError};
-pub use host::{Host, Pending, Question};
+pub use host::{Host, Pending, Question, no_home_agent};
 pub use zone::{ZoneEndpoint, ZoneHost};
 
 pub(crate) use server::{Control, serve_tcp, serve_unix};

@@ -85,6 +85,7 @@ pub struct Runtime {
     dir: DataDir,
     overlay: Overlay,
     http: Vec<SocketAddr>,
+    public: Vec<IpAddr>,
     control: Arc<Control>,
     monitored: Mutex<Monitored>,
     generation: godwit_map::Shared,
@@ -155,6 +156,11 @@ impl Runtime {
     /// Where it listens for clients, ports filled in; none for members that are no nodes.
     pub fn http_addresses(&self) -> &[SocketAddr] {
         &self.http
+    }
+
+    /// Where clients, or else others, reach this host, as far as it knows; IPv4 first.
+    pub fn public_addresses(&self) -> Vec<IpAddr> {
+        self.public.clone()
     }
 
     /// Where it answers monitors over TCP, if it was asked to.

@@ -8,7 +8,7 @@ use super::config::FileArguments;
 use crate::config::{File, LogFormat};
 use crate::failure::{Classify, Exit, Failure, Outcome};
 use crate::zone::{self, ReloadRequest};
-use crate::{remember, supervisor};
+use crate::{home, remember, supervisor};
 use anyhow::Context;
 use clap::Args;
 use godwit_core::certificate::Role;
@@ -107,13 +107,24 @@ impl Run {
             runtime.answers_by(zone::settings(&config));
             count_askers(redirector, &config, &runtime);
         }
+        let mut home = match roles.contains(&Role::HomeAgent) {
+            true => Some(home::start(&config, &runtime).await?),
+            false => None,
+        };
+        if home.is_some() && roles.contains(&Role::Node) {
+            tracing::warn!(
+                "home agent and node are one host here: it serves names and sites, and binds no home address"
+            );
+        }
         let (reloads, mut asked_to_reload) = mpsc::channel(1);
-        runtime.set_host(Arc::new(zone::Host { view: view.clone(), reloads }));
+        let viewer = home.as_ref().map(godwit_home_agent::Running::viewer);
+        runtime.set_host(Arc::new(zone::Host { view: view.clone(), reloads, home: viewer }));
         let names: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
         tracing::info!(
             roles = names.join(","),
             dns = ?redirector.names().map(Running::addresses).unwrap_or_default(),
             http = ?runtime.http_addresses(),
+            tunnel = ?home.as_ref().map(|home| home.addresses().to_vec()).unwrap_or_default(),
             peer = ?runtime.peer_addresses(),
             metrics = ?runtime.metrics_address(),
             "running"
@@ -132,9 +143,12 @@ impl Run {
                 succession = redirector.succession() => Asked::Succession(succession),
                 Some(reply) = asked_to_reload.recv() => Asked::Reload(Some(reply)),
                 () = &mut remember => continue,
-                () = &mut revoked, if redirector.names().is_some() => {
-                    // Its map is no map of the network any more; resolvers ask the other servers.
-                    tracing::error!("this member was revoked: it answers no names any more");
+                () = &mut revoked, if redirector.names().is_some() || home.is_some() => {
+                    // Its map is no map of the network any more; resolvers and routers have others.
+                    tracing::error!("this member was revoked: it answers no names and holds no addresses any more");
+                    if let Some(home) = home.take() {
+                        home.shutdown().await;
+                    }
                     std::mem::replace(&mut redirector, Answering::Nothing).shutdown().await;
                     continue;
                 }
@@ -143,6 +157,10 @@ impl Run {
                 Asked::Stop => break,
                 Asked::Succession(Succession::Wanted(let_go)) => {
                     tracing::info!("another process takes over: names are answered on meanwhile");
+                    // There is one device; flows go through other home agents meanwhile.
+                    if let Some(home) = home.take() {
+                        home.shutdown().await;
+                    }
                     if let Some(runtime) = runtime.take() {
                         leaving = Some(runtime.hand_over().await);
                     }
@@ -203,6 +221,10 @@ impl Run {
         tracing::info!("stopping");
         supervisor::stopping();
         let stop = async {
+            // Routers are told while the tunnel still works.
+            if let Some(home) = home {
+                home.shutdown().await;
+            }
             let runtime = async {
                 if let Some(runtime) = runtime {
                     runtime.shutdown().await;

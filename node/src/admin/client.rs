@@ -104,6 +104,16 @@ impl Client {
         self.get(&path).await
     }
 
+    /// What the home agent beside the member holds.
+    pub async fn home(&self) -> Result<serde_json::Value, ClientError> {
+        self.get("/v1/home").await
+    }
+
+    /// The flows that passed there lately, at most so many.
+    pub async fn home_flows(&self, max: usize) -> Result<serde_json::Value, ClientError> {
+        self.get(&format!("/v1/home/flows?max={max}")).await
+    }
+
     /// Has the daemon read its configuration again; an error says what is wrong with it. Gives what
     /// could not be read and stays as it was.
     pub async fn reload(&self) -> Result<Vec<String>, ClientError> {

@@ -4,7 +4,7 @@
 //! redirector beside it answers, are known only to whoever composed them. So the endpoint asks a
 //! [`Host`], where one was set.
 
-use super::api::Error;
+use super::api::{Code, Error};
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -20,6 +20,22 @@ pub trait Host: Send + Sync + 'static {
 
     /// What DNS would answer, and why.
     fn explain(&self, question: &Question) -> Result<serde_json::Value, Error>;
+
+    /// What the home agent beside the runtime holds.
+    fn home(&self) -> Pending<serde_json::Value> {
+        Box::pin(async { Err(no_home_agent()) })
+    }
+
+    /// The flows that passed there lately, at most so many.
+    fn home_flows(&self, max: usize) -> Pending<serde_json::Value> {
+        let _ = max;
+        Box::pin(async { Err(no_home_agent()) })
+    }
+}
+
+/// Nothing is held here.
+pub fn no_home_agent() -> Error {
+    Error::new(Code::NotFound, "this member is no home agent")
 }
 
 /// A question for an explanation.

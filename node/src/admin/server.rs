@@ -206,6 +206,8 @@ impl Control {
             (Method::GET, ["v1", "status"]) => Ok(ok(&report::status(self))),
             (Method::GET, ["v1", "why"]) => self.why(&query),
             (Method::GET, ["v1", "explain"]) => self.explain(&query),
+            (Method::GET, ["v1", "home"]) => Ok(ok(&self.host()?.home().await?)),
+            (Method::GET, ["v1", "home", "flows"]) => Ok(ok(&self.host()?.home_flows(most(&query)?).await?)),
             (Method::POST, ["v1", "reload"]) => self.reload().await,
             (Method::GET, ["v1", "acme"]) => Ok(ok(&self.challenges())),
             (Method::POST, ["v1", "acme"]) => Ok(ok(&self.challenge(body(request).await?).await?)),
@@ -227,7 +229,7 @@ impl Control {
                 | [
                     "v1",
                     "status" | "why" | "objects" | "records" | "collect" | "explain" | "reload" | "acme"
-                    | "serve" | "move",
+                    | "serve" | "move" | "home",
                 ],
             )
             | (_, ["v1", "objects", "missing"] | ["v1", "sites", _] | ["v1", "sites", _, "progress"]) => {
@@ -371,6 +373,15 @@ impl Control {
             Err(error) => Err(Error::new(Code::Malformed, format!("the version's tree: {error}"))),
         }
     }
+}
+
+/// The most flows that are told of at once.
+const FLOWS_MAX: usize = 4096;
+
+fn most(query: &BTreeMap<String, String>) -> Result<usize, Error> {
+    let Some(text) = query.get("max") else { return Ok(FLOWS_MAX) };
+    let most: usize = text.parse().map_err(|_| Error::new(Code::Malformed, "max is a number"))?;
+    Ok(most.min(FLOWS_MAX))
 }
 
 /// What a failed submission is told.

@@ -36,6 +36,7 @@ use godwit_core::mobility::Message;
 use godwit_overlay::{Limits, Paths};
 use godwit_probe::Prober;
 use godwit_store::{Options, Store, StoreError};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -109,6 +110,7 @@ impl Runtime {
             peer = ?overlay.addresses(), http = ?http_addresses, v4 = ?own.public_v4, v6 = ?own.public_v6,
             advertised = ?own.peer_addresses, "listening"
         );
+        let public = own.public_v4.map(IpAddr::V4).into_iter().chain(own.public_v6.map(IpAddr::V6)).collect();
         let member = Member::new(
             clock::now(),
             godwit_core::member::Config {
@@ -379,6 +381,7 @@ impl Runtime {
             dir,
             overlay,
             http: http_addresses,
+            public,
             control,
             monitored: Mutex::new(monitored),
             generation,
