@@ -108,6 +108,8 @@ pub(crate) struct Start {
     pub(crate) config: MobilityConfig,
     pub(crate) serve: Vec<ServeConfig>,
     pub(crate) sites: Sites,
+    /// Cancelled when the member begins to stop: nothing new is taken then.
+    pub(crate) leaving: CancellationToken,
     pub(crate) metrics: Arc<MobilityMetrics>,
 }
 
@@ -121,6 +123,8 @@ enum Order {
     Prepare { name: SiteName, to: String, reply: oneshot::Sender<Result<Prepared, String>> },
     /// Take no new flows.
     Drain { name: SiteName, until: Time, reply: oneshot::Sender<()> },
+    /// Take all bindings back: the member stops.
+    Leave(oneshot::Sender<()>),
     /// Have home agents send flows to a member, or here.
     Bind { to: Option<MemberId>, flows: Vec<FlowKey>, done: Option<oneshot::Sender<()>> },
 }
@@ -174,6 +178,11 @@ impl Mobility {
     /// Serves a name no longer; whether it was served.
     pub async fn stop(&self, name: SiteName) -> bool {
         self.ask(|reply| Order::Stop(name, reply)).await.unwrap_or(false)
+    }
+
+    /// Takes all bindings back, so that home agents need not notice that this member is gone.
+    pub(crate) async fn leave(&self) {
+        let _ = self.ask(Order::Leave).await;
     }
 
     /// What hand-offs do with packets: there once a name is served, gone when the member stops.

@@ -57,6 +57,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Responses under way may take so long to end when a successor serves already.
 const FINISH_MAX: Duration = Duration::from_secs(30);
 
+/// Home agents hear within this that packets are to go elsewhere.
+const FAREWELL: Duration = Duration::from_millis(400);
+
 /// Requests under way may take so long to end when the daemon stops.
 const STOP_MAX: Duration = Duration::from_secs(8);
 
@@ -354,6 +357,11 @@ impl Runtime {
     }
 
     async fn close(self) {
+        if let Some(mobility) = self.mobility.as_ref().filter(|part| part.is_open()) {
+            mobility.leave().await;
+            // The second word to a home agent within a third of a second waits for it.
+            tokio::time::sleep(FAREWELL).await;
+        }
         self.stops.all.cancel();
         self.overlay.shutdown().await;
         self.tasks.close();

@@ -88,6 +88,7 @@ pub(super) struct Bindings {
     owned: Owned,
     returns: Returns,
     probes: Probes,
+    withdrawn: bool,
 }
 
 impl Bindings {
@@ -118,6 +119,7 @@ impl Bindings {
             owned,
             returns: Returns::new(),
             probes: Probes::default(),
+            withdrawn: false,
         })
     }
 
@@ -283,8 +285,14 @@ impl Bindings {
         machines.chain(over).chain(self.returns.next_deadline()).min()
     }
 
-    /// Sends what may leave through the tunnel for a home address, by home agent.
+    /// How packets from a home address may leave through the tunnel: for each home agent the most
+    /// preferred way.
     pub(super) fn exits(&self, home: &HomeAddress) -> Vec<Exit> {
+        let mut seen = BTreeSet::new();
+        self.all_exits(home).into_iter().filter(|exit| seen.insert(exit.agent)).collect()
+    }
+
+    fn all_exits(&self, home: &HomeAddress) -> Vec<Exit> {
         let serves = |machine: usize| {
             let homes = if machine == OPEN { &self.homes.open } else { &self.homes.draining };
             homes.contains(home) || self.going_over.contains_key(home)
@@ -301,8 +309,7 @@ impl Bindings {
             })
             .collect();
         exits.sort_by_key(|(priority, exit)| (*priority, exit.agent));
-        let mut seen = BTreeSet::new();
-        exits.into_iter().map(|(_, exit)| exit).filter(|exit| seen.insert(exit.agent)).collect()
+        exits.into_iter().map(|(_, exit)| exit).collect()
     }
 
     /// The home agents' keys: from whom packets come.
@@ -328,10 +335,14 @@ impl Bindings {
 
     /// Takes all bindings back, so that home agents need not notice that this node is gone.
     pub(super) fn withdraw(&mut self) {
+        self.withdrawn = true;
         self.going_over.clear();
-        for machine in [OPEN, DRAINING] {
-            self.feed(machine, Input::Homes(BTreeSet::new()));
-        }
+        self.feed_both(&Input::Homes(BTreeSet::new()));
+    }
+
+    /// Whether they were taken back.
+    pub(super) fn is_withdrawn(&self) -> bool {
+        self.withdrawn
     }
 
     /// What can be told of the bindings: for each home agent and care-of address, whether it is used.
@@ -468,7 +479,7 @@ impl Bindings {
 
     fn try_ways(&mut self, now: Time) {
         let exits: BTreeMap<HomeAddress, Vec<Exit>> =
-            self.homes.bound().into_iter().map(|home| (home, self.exits(&home))).collect();
+            self.homes.bound().into_iter().map(|home| (home, self.all_exits(&home))).collect();
         let exit_for = |home: &HomeAddress| {
             let of_family = |exit: &&Exit| exit.to.is_ipv4() == home.0.is_ipv4();
             exits.get(home).and_then(|exits| exits.iter().find(of_family)).copied()

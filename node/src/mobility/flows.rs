@@ -147,6 +147,11 @@ impl Packets for Mobility {
 }
 
 impl Mobility {
+    /// Whether something was ever served here.
+    pub(crate) fn is_open(&self) -> bool {
+        self.flows.borrow().is_some()
+    }
+
     /// Waits until something is served here; `false` when the member stops before.
     pub(crate) async fn opened(&self) -> bool {
         let mut flows = self.flows.clone();

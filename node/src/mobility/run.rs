@@ -41,9 +41,6 @@ const TELL_PERIOD: Duration = Duration::from_secs(1);
 /// Changes of addresses and routes come in bursts: so long is waited for more.
 const CHANGES_SETTLE: Duration = Duration::from_millis(30);
 
-/// A last word leaves within this.
-const LEAVE_MAX: Duration = Duration::from_millis(350);
-
 /// Flows claimed in one go.
 const CLAIMED_MAX: usize = 256;
 
@@ -59,6 +56,9 @@ pub(super) struct Running {
     services: Services,
     findings: mpsc::Receiver<Finding>,
     present: BTreeSet<MemberId>,
+    /// What could not be served yet: the device of the process before may still be there.
+    unserved: Vec<Serving>,
+    left: bool,
     tunnel: Option<Tunnel>,
     stop: CancellationToken,
 }
@@ -88,6 +88,7 @@ enum Woken {
     Claimed(FlowKey),
     Changes,
     Settled,
+    Leaving,
     Tick,
     Timer,
     Stop,
@@ -117,6 +118,8 @@ impl Running {
             services,
             findings,
             present: BTreeSet::new(),
+            unserved: Vec::new(),
+            left: false,
             tunnel: None,
             stop,
         }
@@ -129,7 +132,8 @@ impl Running {
         loop {
             let woken = self.wait(&mut moves, &mut homes, &mut tick).await;
             if matches!(woken, Woken::Stop) {
-                return self.leave().await;
+                self.flows.send_replace(None);
+                return;
             }
             self.act(woken);
             self.settle();
@@ -152,6 +156,7 @@ impl Running {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Woken::Stop,
+            () = self.start.leaving.cancelled(), if !self.left => Woken::Leaving,
             heard = moves.next() => heard.map_or(Woken::Stop, Woken::Moves),
             woken = of_tunnel(self.tunnel.as_mut()) => woken,
             Some(order) = self.orders.recv() => Woken::Order(order),
@@ -189,7 +194,15 @@ impl Running {
                 }
             }
             Woken::Settled => self.follow_host(),
-            Woken::Tick => self.tick(),
+            Woken::Leaving => {
+                self.left = true;
+                self.services.leave();
+                self.serve_homes();
+            }
+            Woken::Tick => {
+                self.serve_unserved();
+                self.tick();
+            }
             Woken::Timer => {
                 self.serve_homes();
                 if let Some(tunnel) = &mut self.tunnel {
@@ -216,8 +229,16 @@ impl Running {
         });
         let configured = self.start.serve.iter().map(ServeConfig::serving);
         let configured = configured.filter(|one| !kept.iter().any(|kept| kept.name == one.name));
-        for serving in configured.chain(kept.iter().cloned()).collect::<Vec<_>>() {
-            self.serve(serving).unwrap_or_else(|problem| tracing::error!(problem, "a home address"));
+        self.unserved = configured.chain(kept.iter().cloned()).collect();
+        self.serve_unserved();
+    }
+
+    fn serve_unserved(&mut self) {
+        for serving in std::mem::take(&mut self.unserved) {
+            if let Err(problem) = self.serve(serving.clone()) {
+                tracing::error!(name = %serving.name, problem, "a home address cannot be served yet");
+                self.unserved.push(serving);
+            }
         }
     }
 
@@ -282,6 +303,9 @@ impl Running {
     /// Binds what should be bound, and listens where that is.
     fn serve_homes(&mut self) {
         let Some(tunnel) = &mut self.tunnel else { return };
+        if tunnel.bindings.is_withdrawn() {
+            return;
+        }
         tunnel.bindings.set_agents(self.services.home_agents());
         let wanted = self.services.homes(clock::now());
         for (home, error) in tunnel.bindings.set_homes(wanted) {
@@ -367,12 +391,15 @@ impl Running {
     fn order(&mut self, order: Order) {
         match order {
             Order::Serve(config, reply) => {
+                self.unserved.retain(|serving| serving.name != config.name);
                 let done = self.serve(config.serving()).map(|()| self.services.homes_of(&config.name));
                 self.save();
                 let _ = reply.send(done);
             }
             Order::Stop(name, reply) => {
-                let stopped = self.services.stop(&name);
+                let waiting = self.unserved.len();
+                self.unserved.retain(|serving| serving.name != name);
+                let stopped = self.services.stop(&name) || self.unserved.len() < waiting;
                 self.save();
                 self.serve_homes();
                 let _ = reply.send(stopped);
@@ -384,6 +411,13 @@ impl Running {
                 self.services.drain(&name, until);
                 self.save();
                 self.serve_homes();
+                let _ = reply.send(());
+            }
+            Order::Leave(reply) => {
+                self.left = true;
+                if let Some(tunnel) = &mut self.tunnel {
+                    tunnel.bindings.withdraw();
+                }
                 let _ = reply.send(());
             }
             Order::Bind { to, flows, done } => {
@@ -420,7 +454,9 @@ impl Running {
     }
 
     fn save(&self) {
-        if let Err(error) = self.start.dir.write_serving(&self.services.serving()) {
+        let mut serving = self.services.serving();
+        serving.extend(self.unserved.iter().cloned());
+        if let Err(error) = self.start.dir.write_serving(&serving) {
             tracing::error!(%error, "what is served at home addresses could not be kept");
         }
     }
@@ -468,17 +504,6 @@ impl Running {
         }
         self.start.metrics.tell(&told);
         self.told.store(Arc::new(told));
-    }
-
-    /// Takes the bindings back, so that home agents need not notice.
-    async fn leave(mut self) {
-        if let Some(tunnel) = &mut self.tunnel {
-            tunnel.bindings.withdraw();
-            // What was said a moment ago holds back the next word for a third of a second.
-            tokio::time::sleep(LEAVE_MAX).await;
-            tunnel.bindings.pass_time();
-        }
-        self.flows.send_replace(None);
     }
 }
 

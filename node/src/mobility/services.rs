@@ -80,6 +80,8 @@ pub(super) struct Services {
     findings: mpsc::Sender<Finding>,
     known: Known,
     served: BTreeMap<SiteName, Served>,
+    /// The member stops: nothing new is taken.
+    leaving: bool,
     end: CancellationToken,
 }
 
@@ -120,7 +122,15 @@ impl Services {
         findings: mpsc::Sender<Finding>,
         end: CancellationToken,
     ) -> Services {
-        Services { own, sites, findings, known: Known::default(), served: BTreeMap::new(), end }
+        Services {
+            own,
+            sites,
+            findings,
+            known: Known::default(),
+            served: BTreeMap::new(),
+            leaving: false,
+            end,
+        }
     }
 
     /// This is what the network says of home addresses.
@@ -164,6 +174,11 @@ impl Services {
             served.drain_until = Some(until);
             served.serving.moved_away = true;
         }
+    }
+
+    /// The member stops: what is served takes no new flows.
+    pub(super) fn leave(&mut self) {
+        self.leaving = true;
     }
 
     /// What is served, for the disk.
@@ -244,6 +259,7 @@ impl Services {
         let mut homes = Homes::default();
         for (name, served) in &self.served {
             let set = match Services::state(served, now) {
+                State::Open if self.leaving => &mut homes.draining,
                 State::Open => &mut homes.open,
                 State::Draining => &mut homes.draining,
                 State::Kept => &mut homes.kept,
@@ -337,7 +353,7 @@ fn open(
     let mut listening = Listening { stop: end.child_token(), end: end.child_token(), problem: None };
     let opened = match &served.serving.mode {
         Mode::Local => Ok(()),
-        Mode::Sites => open_sites(sites, home, &listening.stop),
+        Mode::Sites => open_sites(sites, home, ports, &listening.stop),
         Mode::To { address, proxy_protocol } => {
             open_forwarders(served, home, (*address, *proxy_protocol), ports, &listening)
         }
@@ -346,17 +362,29 @@ fn open(
     listening
 }
 
-fn open_sites(sites: &Sites, home: HomeAddress, stop: &CancellationToken) -> io::Result<()> {
-    let covers =
-        |at: &SocketAddr| at.ip() == home.0 || (at.ip().is_unspecified() && at.is_ipv4() == home.0.is_ipv4());
+/// Sites are served at the ports that are granted; where all are, at the HTTP server's own.
+fn open_sites(
+    sites: &Sites,
+    home: HomeAddress,
+    ports: Option<&Ports>,
+    stop: &CancellationToken,
+) -> io::Result<()> {
     let Some(any) = sites.listening.first() else {
         return Err(io::Error::other("this node serves no sites: `http.listen` is empty"));
     };
-    if sites.listening.iter().any(covers) {
-        return Ok(());
+    let ports = match ports {
+        Some(Ports::Only { tcp, .. }) => tcp.clone(),
+        Some(Ports::All) | None => vec![any.port()],
+    };
+    for port in ports {
+        let covers = |at: &SocketAddr| {
+            let any = at.ip().is_unspecified() && at.is_ipv4() == home.0.is_ipv4();
+            at.port() == port && (any || at.ip() == home.0)
+        };
+        if !sites.listening.iter().any(covers) {
+            (sites.serve)(crate::http::listen(SocketAddr::new(home.0, port))?, stop.clone());
+        }
     }
-    let listener = crate::http::listen(SocketAddr::new(home.0, any.port()))?;
-    (sites.serve)(listener, stop.clone());
     Ok(())
 }
 

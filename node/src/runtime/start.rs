@@ -294,11 +294,12 @@ impl Runtime {
                 tell: Tell(overlay.clone()),
                 config: config.mobility.clone(),
                 serve: config.serve.clone(),
+                leaving: stops.serving.clone(),
                 sites: mobility::Sites { listening: http_addresses.clone(), serve: serve_sites },
                 metrics: metrics.mobility.clone(),
             };
             let homes = Homes { snapshots: snapshot.clone(), known: None };
-            let (mobility, run) = Mobility::start(start, moves, homes, stops.serving.clone());
+            let (mobility, run) = Mobility::start(start, moves, homes, stops.all.clone());
             tasks.spawn(run);
             let tell: crate::handoff::Told = {
                 let tell = Tell(overlay.clone());

@@ -7,6 +7,7 @@
 mod browser;
 mod collecting;
 mod health;
+mod homes;
 mod network;
 mod replication;
 mod serving;
