@@ -9,8 +9,9 @@ use godwit_core::agreement::Setting;
 use godwit_core::name::ZoneName;
 use godwit_dns_plugin::{SharedView, Zone, ZoneError, explain};
 use godwit_home_agent::Viewer;
+use godwit_map::Shared;
+use godwit_node::Challenges;
 use godwit_node::admin::{self, Pending, Question, api};
-use godwit_node::{Challenges, Runtime};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 use tokio::sync::{mpsc, oneshot};
@@ -26,9 +27,8 @@ pub(crate) fn modified(path: Option<&Path>) -> u32 {
     time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map_or(0, |since| since.as_secs() as u32)
 }
 
-/// A view of the runtime's map with the zone of `config`.
-pub(crate) fn view(config: &File, path: Option<&Path>, runtime: &Runtime) -> Outcome<SharedView> {
-    let generations = runtime.generation();
+/// A view of a member's map with the zone of `config`.
+pub(crate) fn view(config: &File, path: Option<&Path>, generations: Shared) -> Outcome<SharedView> {
     let name = generations.load().zone().clone();
     let zone = configured(config, &name, modified(path)).context("the zone cannot be served")?;
     warn_of_clashes(&zone, &generations.load());

@@ -21,7 +21,8 @@
 //! - `collect`, over `roots`, `mark` and `recent`: what nobody needs any more goes.
 //! - `resolvers`: resolvers are measured, where operators agreed; `agreement`: whether redirectors decide
 //!   by the same settings.
-//! - `generation`: the map, computed anew after each change.
+//! - `generation`: the map, computed anew after each change; [`Early`]: what is known of it before the
+//!   store is open.
 //! - [`homes`]: what the network says of home addresses, as it changes.
 //! - [`moves`]: messages about home addresses, for whoever moves connections.
 //! - [`health`]: others' services are checked, and how one's own are to be is told.
@@ -47,6 +48,7 @@ pub mod config;
 mod content;
 pub mod datadir;
 mod driver;
+mod early;
 mod fetch;
 mod generation;
 pub mod handoff;
@@ -72,5 +74,6 @@ mod sink;
 mod snapshot;
 
 pub use config::Config;
+pub use early::Early;
 pub use metrics::SharedRegistry;
 pub use runtime::{Challenges, Leaving, Runtime, Settings, Sockets, StartError};

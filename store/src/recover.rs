@@ -306,6 +306,11 @@ fn give_back_ballast(layout: &Layout) -> bool {
     short && std::fs::remove_file(layout.ballast()).is_ok()
 }
 
+/// Whether the index has the space that it needs to open, or ballast to give for it.
+pub(crate) fn has_room(layout: &Layout) -> bool {
+    layout.ballast().exists() || layout.space().map_or(true, |(free, _)| free >= BALLAST_LEN)
+}
+
 /// Takes the ballast again when the disk has room for it.
 pub(crate) fn restore_ballast(layout: &Layout, options: &Options) {
     if layout.ballast().exists() {

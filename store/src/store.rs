@@ -89,6 +89,12 @@ impl Store {
         Ok((Store { inner: Arc::new(inner) }, report))
     }
 
+    /// Whether the disk has the room that opening the store in `dir` takes: some of its own, put by for
+    /// that, or of others. Where that cannot be known, opening it will tell.
+    pub fn has_room(dir: &Path) -> bool {
+        recover::has_room(&Layout::new(dir))
+    }
+
     /// Closes the store for all clones: when it returns another process may open it. What is asked
     /// of it from now on is [`StoreError::Closed`], but objects that are held open are read on, as
     /// far as nobody gives their space to others. Blocks until the commit at work is done.

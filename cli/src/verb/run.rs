@@ -1,8 +1,10 @@
 //! `godwit run`: runs this member.
 //!
 //! Composition and nothing else: the configuration is read, the node's runtime started, and the
-//! redirector started beside it on the same map where the certificate allows that. Then signals are
-//! waited for.
+//! redirector started beside it on the same map where the certificate allows that; before it where the
+//! disk has no room for the member. Then signals are waited for.
+
+mod full_disk;
 
 use super::config::FileArguments;
 use crate::config::{File, LogFormat};
@@ -11,9 +13,10 @@ use crate::zone::{self, ReloadRequest};
 use crate::{home, remember, supervisor};
 use anyhow::Context;
 use clap::Args;
+use full_disk::{FullDisk, StartedNames};
 use godwit_core::certificate::Role;
 use godwit_node::datadir::DataDirError;
-use godwit_node::{Leaving, Runtime, Settings, SharedRegistry, Sockets, StartError};
+use godwit_node::{Early, Leaving, Runtime, Settings, SharedRegistry, Sockets, StartError};
 use godwit_redirector::{
     Inherited, Purpose, Redirector, Running, SharedView, Signing, Succession, Successors,
 };
@@ -88,19 +91,39 @@ impl Run {
             sockets.http.clear();
         }
         let settings = Settings::new(dir.path(), node);
-        let runtime = Runtime::start_on(sockets, settings).await.map_err(start_failure)?;
+        // Without room on the disk a redirector answers names from its last map, and waits for some.
+        let waits = roles.contains(&Role::Redirector) && !Early::has_room(dir.path());
+        let (early, answering) = match waits {
+            true => {
+                let early = Early::load(dir.path(), &settings.config).await.map_err(start_failure)?;
+                let inherited = std::mem::replace(&mut inherited, Inherited::none());
+                let waiting = FullDisk { config: &config, path: path.as_deref(), dir: &dir };
+                match waiting.answer(inherited, &early, &mut signals).await? {
+                    Some(answering) => (Some(early), Some(answering)),
+                    None => return Ok(()),
+                }
+            }
+            false => (None, None),
+        };
+        let runtime = Runtime::start_after(early, sockets, settings).await.map_err(start_failure)?;
         let sockets = runtime.sockets().context("cannot keep sockets for a successor")?;
         inherited.pass_on(Purpose::Http, sockets.http);
         // The address for monitors may change while it runs: it is not kept open for a successor.
         drop(sockets.metrics);
         inherited.pass_on(Purpose::Control, sockets.control);
         // Every member can say what the zone's redirectors answer, whether it is one or not.
-        let view = zone::view(&config, path.as_deref(), &runtime)?;
-        let (mut redirector, signing) = match roles.contains(&Role::Redirector) {
-            true => start_redirector(inherited, &config, &runtime, view.clone())
-                .await
-                .map(|(running, signing)| (Answering::Names(Box::new(running)), signing))?,
-            false => (Answering::no_names(inherited, &config).await?, None),
+        let (view, mut redirector, signing) = match (answering, roles.contains(&Role::Redirector)) {
+            (Some(StartedNames { view, running, signing }), _) => (view, Answering::Names(running), signing),
+            (None, true) => {
+                let view = zone::view(&config, path.as_deref(), runtime.generation())?;
+                let started = start_redirector(inherited, &config, runtime.registry(), view.clone());
+                let (running, signing) = started.await?;
+                (view, Answering::Names(Box::new(running)), signing)
+            }
+            (None, false) => {
+                let view = zone::view(&config, path.as_deref(), runtime.generation())?;
+                (view, Answering::no_names(inherited, &config).await?, None)
+            }
         };
         tokio::spawn(zone::follow_challenges(runtime.challenges(), view.clone()));
         if let Some(redirector) = redirector.names() {
@@ -373,10 +396,9 @@ impl Answering {
 async fn start_redirector(
     inherited: Inherited,
     config: &File,
-    runtime: &Runtime,
+    registry: SharedRegistry,
     view: SharedView,
 ) -> Outcome<(Running, Option<Signing>)> {
-    let registry = runtime.registry();
     let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
     let signing = Signing::start(&config.dnssec, &view, &mut registry)
         .context("the zone cannot be signed")

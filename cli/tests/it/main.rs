@@ -4,6 +4,7 @@
 
 mod commands;
 mod elsewhere;
+mod full_disk;
 mod handover;
 mod harness;
 mod network;

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::content::Content;
 use crate::datadir::{DataDir, Identity};
 use crate::driver::{Command, Driver};
+use crate::early::Early;
 use crate::fetch::{Fetcher, StoreHolder};
 use crate::generation::Keeper;
 use crate::health::{self, SiteProbes, Vantages};
@@ -62,7 +63,16 @@ impl Runtime {
     }
 
     /// The same on these sockets, where there are some.
-    pub async fn start_on(mut sockets: Sockets, settings: Settings) -> Result<Runtime, StartError> {
+    pub async fn start_on(sockets: Sockets, settings: Settings) -> Result<Runtime, StartError> {
+        Runtime::start_after(None, sockets, settings).await
+    }
+
+    /// The same where names were answered already.
+    pub async fn start_after(
+        early: Option<Early>,
+        mut sockets: Sockets,
+        settings: Settings,
+    ) -> Result<Runtime, StartError> {
         let Settings { data_dir, config, timing } = settings;
         config.check()?;
         let dir = DataDir::new(data_dir);
@@ -70,7 +80,10 @@ impl Runtime {
         let lock = dir.lock()?;
         let grant = identity.certificate.grant().clone();
         grant.validity.check(clock::now()).map_err(StartError::Certificate)?;
-        let metrics = Arc::new(Metrics::new());
+        let (metrics, keeper) = match early {
+            Some(Early { keeper, metrics }) => (metrics, Some(keeper)),
+            None => (Arc::new(Metrics::new()), None),
+        };
         let store = open_store(&dir, &config, &identity).await?;
 
         // Sockets before the count of starts: a port in use shall leave nothing behind.
@@ -155,12 +168,15 @@ impl Runtime {
             })
             .await?,
         );
-        let keeper = blocking({
+        let load = {
             let (zone, dir, map) = (grant.zone.clone(), dir.clone(), config.map.clone());
             let (metrics, closed) = (metrics.clone(), config.closed());
             move || Ok::<_, StoreError>(Keeper::load(zone, dir, map, closed, metrics))
-        })
-        .await?;
+        };
+        let keeper = match keeper {
+            Some(keeper) => keeper,
+            None => blocking(load).await?,
+        };
         let generation = keeper.shared();
         let database = keeper.database();
 
