@@ -8,6 +8,7 @@ mod browser;
 mod collecting;
 mod health;
 mod homes;
+mod moves;
 mod network;
 mod replication;
 mod serving;

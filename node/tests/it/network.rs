@@ -5,7 +5,7 @@ use godwit_core::certificate::{
     Authority, Invitation, JoinToken, PublisherCertificate, Right, Role, Serial, Validity,
 };
 use godwit_core::content::object;
-use godwit_core::content::tree::{Body, Entry, File, Kind, build_directory};
+use godwit_core::content::tree::{Body, Entry, File, Kind, List, build_directory};
 use godwit_core::content::version::Draft;
 use godwit_core::content::{ObjectId, Policy, Replicas, SiteVersion, VersionNumber};
 use godwit_core::key::SecretKey;
@@ -207,6 +207,25 @@ impl Tree {
         tree.root = built.root;
         tree.objects.extend(built.blocks);
         tree
+    }
+}
+
+impl Tree {
+    /// A tree of one file that takes several objects.
+    pub fn with_large(name: &str, bytes: &[u8]) -> Tree {
+        let mut objects = BTreeMap::new();
+        let mut add = |bytes: Bytes| {
+            let id = object::name(&bytes).id;
+            objects.insert(id, bytes);
+            id
+        };
+        let parts = bytes.chunks(object::OBJECT_LEN_MAX as usize);
+        let list = List { objects: parts.map(|part| add(Bytes::copy_from_slice(part))).collect() };
+        let body = Body::List(add(list.encode()));
+        let file = File { len: bytes.len() as u64, modified: 784_111_777, body };
+        let built = build_directory(vec![Entry { name: name.to_owned(), kind: Kind::File(file) }]).unwrap();
+        objects.extend(built.blocks);
+        Tree { root: built.root, files: 1, bytes: bytes.len() as u64, objects }
     }
 }
 
