@@ -30,6 +30,8 @@ pub struct Network {
     pub authority: Authority,
     pub publisher: SecretKey,
     pub publisher_certificate: PublisherCertificate,
+    /// Of members that are invited.
+    pub roles: Vec<Role>,
     temp: tempfile::TempDir,
     serial: AtomicU64,
 }
@@ -53,7 +55,8 @@ impl Network {
             validity(),
         );
         let temp = tempfile::tempdir().unwrap();
-        Network { authority, publisher, publisher_certificate, temp, serial: AtomicU64::new(2) }
+        let roles = vec![Role::Node];
+        Network { authority, publisher, publisher_certificate, roles, temp, serial: AtomicU64::new(2) }
     }
 
     pub fn dir(&self, name: &str) -> DataDir {
@@ -73,7 +76,7 @@ impl Network {
             name: name.parse().unwrap(),
             region: format!("r-{name}").parse().unwrap(),
             place: None,
-            roles: vec![Role::Node],
+            roles: self.roles.clone(),
             validity: validity(),
             redeem_by: clock::now() + Duration::from_secs(900),
             founder,

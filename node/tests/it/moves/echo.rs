@@ -8,7 +8,7 @@ use godwit_core::flow::FlowKey;
 use godwit_core::handoff::Kept;
 use godwit_net::repair::{Frozen, make_movable};
 use godwit_node::handoff::{Connections, Program, Rebuilt, Refused, Rest, StopOrder, Stopped};
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use tokio::io::AsyncWriteExt;
@@ -86,13 +86,13 @@ impl Echo {
             };
             // No packet comes any more: what is there is all there is. An upload takes it in; of an echo
             // it may stay where it is.
+            let mut stream = stream.into_std()?;
             while state.kind == b'u' {
-                match stream.try_read(&mut buffer) {
+                match stream.read(&mut buffer) {
                     Ok(got) if got > 0 => state.took(&buffer[..got]),
                     _ => break,
                 }
             }
-            let stream = stream.into_std()?;
             let rest = Box::new(Stands { echo: self, state });
             if let Err(Ok(Stopped { stream, rest })) = order.send(Ok(Stopped { stream, rest })) {
                 rest.resume(stream);

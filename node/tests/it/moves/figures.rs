@@ -62,7 +62,8 @@ fn move_along(
     let mut last = Instant::now();
     while moved < MOVES && !ended() {
         let goal = len() / 10 + len() * 8 / 10 * moved / MOVES;
-        until("so much has come", || progress.load(Ordering::Relaxed) >= goal || ended());
+        let ready = || progress.load(Ordering::Relaxed) >= goal && !members.flows(at).is_empty();
+        until("so much has come", || ready() || ended());
         begun.get_or_insert_with(Instant::now);
         let report = members.give(at, members.flows(at));
         assert_eq!(report.lost, 0);
@@ -74,6 +75,23 @@ fn move_along(
         last = Instant::now();
     }
     (begun.unwrap_or(last), last, moved)
+}
+
+/// What the nodes' kernels counted.
+fn counters(members: &Members) -> String {
+    let names = ["RetransSegs", "TCPTimeouts", "TCPLossProbes", "TCPSACKReneging", "TCPSlowStartRetrans"];
+    let of = |node: usize| {
+        let read = || {
+            Ok(std::fs::read_to_string("/proc/thread-self/net/netstat")?
+                + &std::fs::read_to_string("/proc/thread-self/net/snmp")?)
+        };
+        let text = members.world.nodes[node].run(read).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let values = lines.chunks(2).flat_map(|pair| pair[0].split(' ').zip(pair[1].split(' ')));
+        let known = values.filter(|(name, _)| names.contains(name));
+        known.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(" ")
+    };
+    format!("one: {}; two: {}", of(0), of(1))
 }
 
 fn report(what: &str, members: &Members, course: &Course, moves: (Instant, Instant, usize)) {
@@ -90,6 +108,7 @@ fn report(what: &str, members: &Members, course: &Course, moves: (Instant, Insta
         course.rate(begun, ended),
         course.rate(ended, last),
     );
+    println!("  {}", counters(members));
 }
 
 fn download(what: &str, addresses: Addresses) {

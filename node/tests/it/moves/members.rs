@@ -3,6 +3,7 @@
 use super::echo::{Echo, Shared};
 use super::world::{NodePackets, World, on};
 use crate::network::{Network, Tree, until, until_held};
+use godwit_core::certificate::Role;
 use godwit_core::content::{Replicas, VersionNumber};
 use godwit_core::flow::FlowKey;
 use godwit_core::mobility::Message;
@@ -32,7 +33,10 @@ pub struct Members {
 impl Members {
     /// Two members of one network; each has the other's word, over their own overlay.
     pub fn start(world: World) -> Members {
-        let network = Arc::new(Network::new());
+        // Both roles together: then the node's own part for home addresses leaves them to the world.
+        let mut network = Network::new();
+        network.roles.push(Role::HomeAgent);
+        let network = Arc::new(network);
         let first = start(&world, &network, 0, None);
         let second = start(&world, &network, 1, first.member.clone());
         Members { network: Arc::into_inner(network).unwrap(), members: [first, second], world }
@@ -101,6 +105,7 @@ fn start(world: &World, network: &Arc<Network>, node: usize, sponsor: Option<Arc
     config.http.listen = vec![SocketAddr::new(world.addresses.home.parse().unwrap(), HTTP)];
     config.http.hosts.insert("www.example.com".into(), "www".parse().unwrap());
     config.http.connections_per_address_max = 4000;
+    config.http.idle_timeout_ms = 600_000;
     // Both listen at one address: checks of it would say that the other one answered.
     config.health.vantage = false;
     let network = network.clone();
