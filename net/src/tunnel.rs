@@ -25,7 +25,8 @@
 //! - A packet larger than the key's MTU is dropped, and its sender is told, at most a hundred times a
 //!   second (ICMP; RFC 1191, RFC 4443). The key's MTU falls when the tunnel's path turns out to be
 //!   narrower; the next key begins anew. IPv4 packets that may be cut are not cut here: the kernel does so
-//!   for what is larger than the TUN device.
+//!   for what is larger than the TUN device. Where less than 1,280 octets fit inside, full IPv6 packets are
+//!   lost (RFC 8200, 5 has no smaller path), but for TCP's, which are made smaller.
 //! - The segment size that a node's SYN announces is lowered to what fits. Where answers take another way
 //!   than the tunnel, the table of routes for them has the kernel announce it
 //!   ([`Netlink::copy_main`](crate::netlink::Netlink::copy_main)).
@@ -65,10 +66,6 @@ use crate::offload::{Offload, Train};
 use godwit_core::packet::Packet;
 use godwit_core::tunnel::{Control, KeyId};
 use std::net::SocketAddr;
-
-/// A path so narrow that less fits inside is not told to senders: IPv6 packets of this length must pass
-/// (RFC 8200, 5).
-pub const MTU_MIN: u16 = 1280;
 
 /// Who we are in a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +136,7 @@ pub struct Kept {
 }
 
 impl From<Vec<u8>> for Kept {
-    /// A packet of the owner's own, whole.
+    /// A packet that has all its checksums, as it would come from a network.
     fn from(bytes: Vec<u8>) -> Kept {
         Kept { bytes: bytes.into(), offload: Offload::default() }
     }

@@ -17,6 +17,8 @@ use std::time::Instant;
 pub const PACKETS_MAX: u64 = 1 << 32;
 /// After so many it is reported as worn: the other half lasts until another has come.
 pub const PACKETS_WORN: u64 = 1 << 31;
+/// And reported again after so many more, should the owner have been too busy to hear it.
+const WORN_EVERY: u64 = 1 << 24;
 
 /// So many keys at once: a home agent's bindings, twice, and a node's relays are fewer.
 pub const KEYS_MAX: usize = 16_384;
@@ -105,8 +107,8 @@ impl Key {
         self.mtu.load(Relaxed)
     }
 
-    /// Seals `datagram`, which has room for header and tag around what is sealed. Answers whether the
-    /// key has just worn.
+    /// Seals `datagram`, which has room for header and tag around what is sealed. Answers whether it is
+    /// time to say that the key is worn.
     pub(super) fn seal(&self, header: Header, datagram: &mut [u8]) -> Result<bool, Reason> {
         let counter = self.next.fetch_add(1, Relaxed);
         if counter >= PACKETS_MAX {
@@ -123,7 +125,7 @@ impl Key {
             .seal_in_place_separate_tag(nonce(counter), Aad::from(&header), inside)
             .map_err(|_| Reason::Malformed)?;
         tag.copy_from_slice(sealed.as_ref());
-        Ok(counter == PACKETS_WORN)
+        Ok(counter >= PACKETS_WORN && counter.is_multiple_of(WORN_EVERY))
     }
 
     /// Opens a datagram with this header, in its place; what was sealed begins after the header. The

@@ -22,8 +22,8 @@ pub(super) fn run(shared: &Shared, worker: &Worker, queue: usize) {
     worker.run(shared.tun.queue(queue), &shared.stop, || {
         let keys = shared.keys.snapshot();
         let reads = if shared.batching { READS_MAX } else { 1 };
-        let mut count = 0;
-        while count < reads {
+        let (mut count, mut gone) = (0, false);
+        while count < reads && !gone {
             match shared.tun.receive(queue, &mut buffer) {
                 Ok(Some((offload, bytes))) => {
                     add(&shared.counters.calls, 1);
@@ -32,11 +32,11 @@ pub(super) fn run(shared: &Shared, worker: &Worker, queue: usize) {
                 }
                 Ok(None) => break,
                 // The interface is down or gone: nothing to read until the owner changes that.
-                Err(_) => return None,
+                Err(_) => gone = true,
             }
         }
         outbox.flush(&shared.sockets, &shared.counters);
-        Some(count)
+        (!gone).then_some(count)
     });
 }
 

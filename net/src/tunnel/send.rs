@@ -10,6 +10,7 @@
 use super::count::{Counters, Reason, add};
 use super::key::Key;
 use super::socket::{Sockets, path_mtu};
+use godwit_core::tunnel::INNER_MTU_MIN;
 use godwit_core::tunnel::header::{OVERHEAD_V4, OVERHEAD_V6};
 use std::io;
 use std::net::SocketAddr;
@@ -122,7 +123,7 @@ impl Run {
         // The path is narrower than was known. Who sends more is told from the next packet on.
         let overhead = if self.to.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
         if let Ok(mtu) = path_mtu(self.to) {
-            let inner = mtu.saturating_sub(overhead).max(super::MTU_MIN);
+            let inner = mtu.saturating_sub(overhead).max(INNER_MTU_MIN);
             self.key.mtu.fetch_min(inner, Relaxed);
         }
     }

@@ -83,7 +83,7 @@ fn members_that_send_what_they_must_not() {
             let at = if bytes.len() < 20 || bytes[3] as usize > bytes.len() { from } else { to };
             let count = |end: &End| end.engine.counts().dropped[&reason];
             let old = count(at);
-            from.engine.pass(&way, &vec![Kept::from(bytes); 1000]);
+            from.engine.pass(&way, &vec![Kept::whole(&bytes); 1000]);
             wait(|| count(at) == old + 1000, at);
             let after = to.engine.counts();
             assert_eq!((after.delivered, after.relayed), (before.delivered, before.relayed), "{reason}");
