@@ -80,15 +80,17 @@ fn of(snapshot: &Snapshot) -> Known {
         .members
         .iter()
         .filter(|(_, known)| known.certificate.has_role(Role::HomeAgent) && counts(known.state));
+    let home_agents: BTreeSet<MemberId> = agents.map(|(id, _)| *id).collect();
     Known {
         granted: snapshot.homes().into_iter().map(|(name, home)| (name.clone(), home.clone())).collect(),
         present: may.iter().filter(is_ready).copied().collect(),
         elsewhere: elsewhere.collect(),
-        home_agents: agents.map(|(id, _)| *id).collect(),
         names: may
             .iter()
+            .chain(&home_agents)
             .filter_map(|id| Some((*id, snapshot.members.get(id)?.certificate.grant().name.clone())))
             .collect(),
+        home_agents,
         allowed,
     }
 }

@@ -91,7 +91,8 @@ struct Served {
     failed_at: Option<Time>,
     drain_until: Option<Time>,
     check: CancellationToken,
-    checked: Vec<Target>,
+    /// What is looked at; `None` while nothing is.
+    checked: Option<Vec<Target>>,
     forwarded: Arc<Forwarded>,
     /// What listens, by home address.
     listening: BTreeMap<HomeAddress, Listening>,
@@ -152,7 +153,7 @@ impl Services {
             failed_at: None,
             drain_until: None,
             check: CancellationToken::new(),
-            checked: Vec::new(),
+            checked: None,
             forwarded: Arc::new(Forwarded::default()),
             listening: BTreeMap::new(),
             serving: serving.clone(),
@@ -295,15 +296,16 @@ impl Services {
                 }
                 served.listening.insert(*home, listening);
             }
-            let targets = targets(&served.serving.mode, &homes, ports.as_ref());
-            if targets != served.checked || homes.is_empty() {
-                served.check.cancel();
-                served.check = self.end.child_token();
-                served.checked.clone_from(&targets);
-                if !homes.is_empty() {
-                    let (findings, check) = (self.findings.clone(), served.check.clone());
-                    tokio::spawn(health::watch(name.clone(), targets, findings, check));
-                }
+            let wanted = (!homes.is_empty()).then(|| targets(&served.serving.mode, &homes, ports.as_ref()));
+            if wanted == served.checked {
+                continue;
+            }
+            served.check.cancel();
+            served.check = self.end.child_token();
+            served.checked.clone_from(&wanted);
+            if let Some(targets) = wanted {
+                let (findings, check) = (self.findings.clone(), served.check.clone());
+                tokio::spawn(health::watch(name.clone(), targets, findings, check));
             }
         }
     }
