@@ -130,13 +130,12 @@ fn two_redirectors_that_heard_the_same_answer_200_prefixes_alike() {
     let answers = |member: &Member| -> Option<Vec<(u8, Vec<u8>)>> {
         sources.iter().map(|from| ask(*from, member.address("dns"))).collect()
     };
-    // What both hear last reaches them within moments; then they say the same, to everybody.
-    let same = until("both to answer alike", || {
+    // What both hear last reaches them within moments; then they say the same, to everybody. On a busy
+    // host one may seem dead for a while, and then all are told the other: that is alike, but no proof.
+    until("both to answer alike, and not everybody the same", || {
         let (one, other) = (answers(&first)?, answers(&second)?);
-        (one == other && one.iter().all(|(code, _)| *code == 0)).then_some(one)
+        let told = one.iter().all(|(code, answer)| *code == 0 && !answer.is_empty());
+        let distinct: std::collections::BTreeSet<_> = one.iter().map(|(_, answer)| answer).collect();
+        (one == other && told && distinct.len() >= 2).then_some(())
     });
-    let mut distinct: Vec<_> = same.iter().map(|(_, answer)| answer).collect();
-    distinct.sort_unstable();
-    distinct.dedup();
-    assert!(distinct.len() >= 2 && distinct.iter().all(|answer| !answer.is_empty()), "{}", distinct.len());
 }
