@@ -138,7 +138,7 @@ impl Member {
             Input::ResolverRtts(found) => self.own.found.set(now, resolver::encode_found(&found)),
             Input::Settings(settings) => self.own.settings.set(now, agreement::encode(&settings)),
             Input::HomesAnnounced(announced) => self.own.announced.set(now, announce::encode(&announced)),
-            Input::Own(entry) => self.own.set_entry(now, *entry),
+            Input::Own(entry) => self.set_own(now, *entry),
             Input::Bootstrap(addresses) => self.connections.set_bootstrap(now, addresses),
             Input::Arrived { to, arrivals } => self.tell_arrivals(&to, arrivals),
             Input::Timer => {}
@@ -216,6 +216,18 @@ impl Member {
         // The path's length is news while there are few; later it is told at the next review.
         if self.roster.connected().len() <= FEW_PEERS {
             self.own.touch(now, own::SOON);
+        }
+    }
+
+    /// A connection from an address that this host has no more carries nothing, and the other end cannot
+    /// know where the host is: waiting for either to notice costs seconds.
+    fn set_own(&mut self, now: Time, entry: OwnEntry) {
+        let before = &self.own.entry().peer_addresses;
+        let rehomed = before.iter().any(|address| !entry.peer_addresses.contains(address));
+        self.own.set_entry(now, entry);
+        if rehomed {
+            self.connections.rehomed(now);
+            self.outputs.push_back(Output::Rehomed);
         }
     }
 

@@ -297,6 +297,7 @@ impl Running {
             }
             Output::Dial { peer, addresses } => overlay.dial(peer, addresses),
             Output::DialBootstrap { addresses } => overlay.dial_unknown(addresses),
+            Output::Rehomed => overlay.rehomed(),
             Output::Disconnect { peer } => overlay.disconnect(peer),
             Output::AdmissionChanged(admission) => {
                 self.driver.admission = (*admission).clone();

@@ -7,6 +7,7 @@
 
 mod challenges;
 mod error;
+mod follow;
 mod hands;
 mod listen;
 mod own;

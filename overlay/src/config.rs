@@ -22,7 +22,8 @@ pub struct Config {
     pub key: SecretKey,
     /// The certificate it shows; issued to `key`.
     pub certificate: MemberCertificate,
-    /// Grows with every start (and every change of address): peers drop connections of a lower one.
+    /// Grows with every start, below 2^48: peers drop connections of a lower one. So they do after
+    /// [`crate::Overlay::rehomed`].
     pub epoch: u64,
     /// Where to listen. Each address is one UDP socket (QUIC) and one TCP socket on the same port;
     /// port 0 takes a free port, the same one for all addresses that say 0.

@@ -142,7 +142,7 @@ pub(crate) async fn ask_to_join(
 type Shown = (Box<MemberCertificate>, u64);
 
 async fn dial(shared: &Shared, peer: MemberId, stream: &mut SubstreamBox) -> Result<Shown, Denied> {
-    write_frame(stream, shared.hello()).await?;
+    write_frame(stream, &shared.hello()).await?;
     let (certificate, epoch) = match read_frame(stream).await? {
         Answer::Welcome(hello) => match *hello {
             Hello::Member { certificate, epoch } => (certificate, epoch),
@@ -186,7 +186,7 @@ async fn listen(shared: &Shared, peer: MemberId, stream: &mut SubstreamBox) -> R
     };
     match judged {
         Ok(shown) => {
-            write_frame(stream, &Answer::Welcome(Box::new(shared.hello().clone()))).await?;
+            write_frame(stream, &Answer::Welcome(Box::new(shared.hello()))).await?;
             match read_frame::<Confirmation>(stream).await? {
                 Confirmation::Admitted => Ok(shown),
                 Confirmation::Refused(refusal) => Err(Denied::There(refusal)),

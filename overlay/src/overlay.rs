@@ -87,6 +87,12 @@ impl Overlay {
         self.shared.ask_to_disconnect(peer);
     }
 
+    /// This host is at another address: closes all connections at once. Those made from now on take the
+    /// place of the earlier ones at the peers too, which cannot know that they are dead.
+    pub fn rehomed(&self) {
+        self.shared.rehomed();
+    }
+
     /// Replaces what decides whom to admit. Connections with members that are no longer admitted
     /// (revoked, expired, their token used twice) close at once.
     pub fn set_admission(&self, admission: Admission) {

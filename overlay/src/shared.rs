@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::{Notify, mpsc};
 
+/// So many bits of an epoch count a member's moves since its start: 65,536, one a second for 18 hours.
+const MOVES_BITS: u32 = 16;
+
 /// Verdicts waiting for the driver; further ones are only counted.
 pub(crate) const VERDICTS_MAX: usize = 64;
 
@@ -28,7 +31,9 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counts>,
     /// Something in here asks for the driver's attention.
     pub(crate) attention: Notify,
-    hello: Hello,
+    certificate: Box<MemberCertificate>,
+    /// What this member shows as its epoch: the start, and the moves since.
+    epoch: AtomicU64,
     admission: RwLock<Arc<Admission>>,
     unwanted: Mutex<BTreeSet<MemberId>>,
     /// The highest epoch among the live connections of each peer; kept by the driver.
@@ -106,7 +111,8 @@ impl Shared {
             links: Links::default(),
             counters: Arc::default(),
             attention: Notify::new(),
-            hello: Hello::Member { certificate: Box::new(config.certificate.clone()), epoch: config.epoch },
+            certificate: Box::new(config.certificate.clone()),
+            epoch: AtomicU64::new(config.epoch << MOVES_BITS),
             admission: RwLock::new(Arc::new(config.admission.clone())),
             unwanted: Mutex::default(),
             epochs: Mutex::default(),
@@ -117,8 +123,18 @@ impl Shared {
     }
 
     /// What this member says first.
-    pub(crate) fn hello(&self) -> &Hello {
-        &self.hello
+    pub(crate) fn hello(&self) -> Hello {
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        Hello::Member { certificate: self.certificate.clone(), epoch }
+    }
+
+    /// This member is at another address: its connections are dead, and what it shows from now on has
+    /// peers close theirs.
+    pub(crate) fn rehomed(&self) {
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+        let connected = self.links.infos().into_iter().map(|info| info.peer);
+        lock(&self.unwanted).extend(connected);
+        self.attention.notify_one();
     }
 
     pub(crate) fn admission(&self) -> Arc<Admission> {

@@ -16,6 +16,9 @@ use std::time::Duration;
 /// The side with the higher key waits this long, to be dialled.
 const COURTESY: Duration = Duration::from_secs(1);
 
+/// A member whose address has changed does not wait to be dialled for so long: nobody can know where it is.
+const REHOMING: Duration = Duration::from_secs(5);
+
 /// Addresses of so many members are remembered.
 const ADDRESS_BOOK_MAX: usize = 4096;
 
@@ -28,6 +31,8 @@ pub(super) struct Connections {
     addresses: BTreeMap<MemberId, Vec<SocketAddr>>,
     bootstrap: Vec<SocketAddr>,
     bootstrap_attempt: Attempt,
+    /// Until when this member dials whoever it wants to be connected with.
+    dials_first: Time,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +52,15 @@ impl Connections {
             addresses: BTreeMap::new(),
             bootstrap: Vec::new(),
             bootstrap_attempt: Attempt { due: now, wait: backoff.0 },
+            dials_first: now,
+        }
+    }
+
+    /// This member is somewhere else now.
+    pub(super) fn rehomed(&mut self, now: Time) {
+        self.dials_first = now + REHOMING;
+        for attempt in self.wanted.values_mut() {
+            *attempt = Attempt { due: now, wait: self.backoff.0 };
         }
     }
 
@@ -135,7 +149,8 @@ impl Connections {
     fn first_attempt(&mut self, now: Time, peer: MemberId) -> Attempt {
         // A little apart, so that a whole network that lost a member does not dial it in one moment.
         let apart = Duration::from_millis(self.random.below(100) as u64);
-        let courtesy = if self.own < peer { Duration::ZERO } else { COURTESY };
+        let first = self.own < peer || now < self.dials_first;
+        let courtesy = if first { Duration::ZERO } else { COURTESY };
         Attempt { due: now + courtesy + apart, wait: self.backoff.0 }
     }
 }

@@ -149,6 +149,9 @@ pub enum Output {
         /// Where.
         addresses: Vec<SocketAddr>,
     },
+    /// This host is at another address: close all connections, and have those made from now on take the
+    /// place of whatever the peers still hold of the earlier ones.
+    Rehomed,
     /// Close all connections with the peer.
     Disconnect {
         /// Whom.

@@ -162,6 +162,10 @@ impl Own {
         }
     }
 
+    pub(super) fn entry(&self) -> &OwnEntry {
+        &self.entry
+    }
+
     pub(super) fn set_entry(&mut self, now: Time, entry: OwnEntry) {
         if self.entry != entry {
             self.entry = entry;

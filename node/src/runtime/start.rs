@@ -1,5 +1,6 @@
 //! Everything started, in order.
 
+use super::follow::Follow;
 use super::hands::Hands;
 use super::listen::{Listeners, Sockets, addresses_of, take_admin};
 use super::own::{first_admission, own_entry};
@@ -119,6 +120,7 @@ impl Runtime {
         let http_addresses = addresses_of(&listeners.http)?;
         let checks = config.health.checks(!http_addresses.is_empty())?;
         let own = OwnEntry { checks, ..own_entry(&config, overlay.addresses(), &http_addresses) };
+        let follows = own.clone();
         tracing::info!(
             peer = ?overlay.addresses(), http = ?http_addresses, v4 = ?own.public_v4, v6 = ?own.public_v6,
             advertised = ?own.peer_addresses, "listening"
@@ -198,6 +200,14 @@ impl Runtime {
             tasks: tasks.clone(),
         };
         tasks.spawn(driver.run());
+        let follow = Follow {
+            config: config.clone(),
+            peer: overlay.addresses().to_vec(),
+            http: http_addresses.clone(),
+            told: follows,
+            commands: commands.clone(),
+        };
+        tasks.spawn(follow.run(stops.all.clone()));
         let (reloads, asked) = mpsc::channel(1);
         tasks.spawn(keeper.run(snapshot.clone(), asked, stops.all.clone()));
         let (answering, told) = watch::channel(None);

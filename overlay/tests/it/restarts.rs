@@ -1,5 +1,6 @@
 //! Crashes, restarts with the same key, simultaneous dials.
 
+use crate::relay::UdpRelay;
 use crate::support::{GENEROUS, Member, Network, connect, id};
 use bytes::Bytes;
 use godwit_overlay::{Event, Limits, Paths};
@@ -185,4 +186,30 @@ async fn a_second_dial_to_a_connected_peer_changes_nothing() {
     a.overlay.send(b.id, Bytes::from_static(b"still here")).unwrap();
     assert_eq!(b.wait_message(a.id).await[..], *b"still here");
     assert_eq!(a.overlay.peers().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_at_another_address_is_heard_from_there_at_once() {
+    let network = Network::new(9);
+    // Dead connections would show by silence, but not within this test.
+    let limits = Limits { quic_idle: 2 * GENEROUS, ..Limits::default() };
+    let mut peer = Member::start(godwit_overlay::Config { limits, ..network.config(1, Paths::Quic) }).await;
+    let mut mover = network.start(2, Paths::Quic).await;
+    // All that is sent from the first address on is lost once it is gone.
+    let way = UdpRelay::start(peer.address()).await;
+    mover.overlay.dial(peer.id, vec![way.address]);
+    mover.wait_up(peer.id).await;
+    peer.wait_up(mover.id).await;
+    peer.overlay.send(mover.id, "before".into()).unwrap();
+    assert_eq!(mover.wait_message(peer.id).await, "before");
+    way.fall_silent();
+    mover.overlay.rehomed();
+    mover.wait_down(peer.id).await;
+    mover.overlay.dial(peer.id, vec![peer.address()]);
+    mover.wait_up(peer.id).await;
+    peer.wait_down(mover.id).await;
+    peer.wait_up(mover.id).await;
+    peer.overlay.send(mover.id, "after".into()).unwrap();
+    assert_eq!(mover.wait_message(peer.id).await, "after");
+    assert_eq!(peer.overlay.peers().len(), 1);
 }

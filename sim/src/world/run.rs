@@ -121,6 +121,10 @@ impl World {
             Output::Dial { addresses, .. } | Output::DialBootstrap { addresses } => {
                 self.dial(host, &addresses);
             }
+            Output::Rehomed => {
+                let peers: Vec<MemberId> = self.member(host).view().connected().collect();
+                peers.into_iter().for_each(|peer| self.disconnect(host, peer));
+            }
             Output::Disconnect { peer } => self.disconnect(host, peer),
             Output::AdmissionChanged(admission) => self.hosts[host].admission = *admission,
             Output::Changed(_) | Output::Arrived { .. } => {}

@@ -1,6 +1,6 @@
 //! Who is dead is known soon, who is not is not called so, and the dead stay dead.
 
-use godwit_core::member::{Event, State};
+use godwit_core::member::{Event, Input, OwnEntry, State};
 use godwit_core::record::{Record, Signed, Suspicion};
 use godwit_core::wire;
 use godwit_sim::link::Profile;
@@ -244,4 +244,39 @@ fn liars_cannot_make_anybody_lost_who_answers() {
     let took = world.run_until(ms(30_000), |world| victims.iter().all(|of| is_lost(world, 0, *of)));
     println!("with liars about: {unreachable} of 600 times unreachable; killed, lost after {took:?}");
     assert!(took.is_some_and(|took| took <= ms(8000)), "{took:?}");
+}
+
+#[test]
+fn who_has_another_address_is_connected_again_at_once_and_nobody_calls_it_dead() {
+    for mover in 0..6 {
+        let mut world = settled(3, path(40, 0.0), 6);
+        let before: Vec<_> = world.member(mover).view().connected().collect();
+        let own = OwnEntry {
+            peer_addresses: vec!["10.9.9.9:4100".parse().unwrap()],
+            ..world.member(mover).config().own.clone()
+        };
+        let since = world.elapsed();
+        world.input(mover, Input::Own(Box::new(own.clone())));
+        assert!(world.member(mover).view().connected().next().is_none(), "what there was is dead");
+        let linked = |world: &World| {
+            let now: Vec<_> = world.member(mover).view().connected().collect();
+            before.iter().all(|peer| now.contains(peer))
+        };
+        // A handshake and a little apart; who waits for the others to dial waits a second.
+        let took = world.run_until(ms(20_000), linked).expect("connected again");
+        assert!(took < ms(600), "member {mover}: {took:?}");
+        let told = |world: &World| {
+            let knows = |host: HostIndex| {
+                let entry = world.member(host).view().entry(world.id(mover));
+                entry.is_some_and(|entry| entry.peer_addresses == own.peer_addresses)
+            };
+            world.running().all(knows)
+        };
+        assert!(world.run_until(ms(20_000), told).is_some());
+        world.run_for(ms(5000));
+        let dead = |(at, _, event): &&(Duration, HostIndex, Event)| {
+            *at > since && matches!(event, Event::StateChanged { to: State::Unreachable, .. })
+        };
+        assert_eq!(world.events().iter().find(dead), None);
+    }
 }
