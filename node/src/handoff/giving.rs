@@ -7,6 +7,7 @@ use godwit_core::handoff::{Kept, STATE_LEN_MAX};
 use godwit_net::repair::{FreezeError, Frozen};
 use godwit_net::sockets::Sockets;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A connection that stands still until it is known whose it is. Dropped, it vanishes without a packet.
 pub(super) struct Standing {
@@ -23,7 +24,9 @@ pub(super) async fn freeze(connections: Arc<Connections>, flows: Vec<FlowKey>) -
         let asked = connections.stop(&flow);
         async move { (flow, stop(asked).await) }
     }));
+    let begun = Instant::now();
     let stopped = stopped.await;
+    let stopping = begun.elapsed();
     let handle = tokio::runtime::Handle::current();
     let work = move || {
         // Programs that go on do so in the runtime.
@@ -31,7 +34,10 @@ pub(super) async fn freeze(connections: Arc<Connections>, flows: Vec<FlowKey>) -
         freeze_all(stopped)
     };
     // A panic in it was told; its connections are gone with it.
-    tokio::task::spawn_blocking(work).await.unwrap_or_default()
+    let frozen = tokio::task::spawn_blocking(work).await.unwrap_or_default();
+    let freezing = begun.elapsed() - stopping;
+    tracing::debug!(flows = frozen.len(), ?stopping, ?freezing, "connections stand still");
+    frozen
 }
 
 type Asked = tokio::sync::oneshot::Receiver<Result<Stopped, Kept>>;

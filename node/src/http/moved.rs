@@ -149,7 +149,7 @@ impl Left {
             if end <= at - offset {
                 return Err(plan.too_short());
             }
-            bytes.extend(object.read(at - offset..end).await?);
+            bytes.extend_from_slice(&object.read(at - offset..end).await?);
             at = offset + end;
         }
         Ok(bytes)

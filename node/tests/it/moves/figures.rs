@@ -59,13 +59,16 @@ fn move_along(
     ended: impl Fn() -> bool,
 ) -> (Instant, Instant, usize) {
     let (mut at, mut moved, mut begun) = (0, 0, None);
+    let mut took = Vec::new();
     let mut last = Instant::now();
     while moved < MOVES && !ended() {
         let goal = len() / 10 + len() * 8 / 10 * moved / MOVES;
         let ready = || progress.load(Ordering::Relaxed) >= goal && !members.flows(at).is_empty();
         until("so much has come", || ready() || ended());
         begun.get_or_insert_with(Instant::now);
+        let start = Instant::now();
         let report = members.give(at, members.flows(at));
+        took.push(start.elapsed().as_millis());
         assert_eq!(report.lost, 0);
         if report.moved == 1 {
             (at, moved) = (1 - at, moved + 1);
@@ -74,6 +77,7 @@ fn move_along(
         }
         last = Instant::now();
     }
+    println!("  from order to report, ms: {took:?}");
     (begun.unwrap_or(last), last, moved)
 }
 
