@@ -3,6 +3,7 @@
 use crate::arguments::{AuthorityArguments, MemberArguments};
 use crate::daemon::block_on;
 use crate::failure::{Classify, Exit, Failure, Outcome};
+use crate::span::about;
 use crate::terminal::{self, Table};
 use clap::{Args, Subcommand};
 use godwit_core::certificate::{AddressGrant, Home, Ports};
@@ -11,9 +12,17 @@ use godwit_core::record::Record;
 use godwit_node::admin::api;
 use serde_json::json;
 use std::net::IpAddr;
+use std::time::Duration;
 
-/// Grant an address that stays while the nodes behind it change, take it back, or list them
+/// Grant home addresses, which stay while nodes come and go; take them back; list them
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  godwit address add game --address 198.51.100.7 --udp 27015
+  godwit address list
+  godwit address remove game
+
+docs/home-addresses.md says what such an address needs.")]
 pub(crate) struct Address {
     #[command(subcommand)]
     action: Action,
@@ -34,8 +43,8 @@ Examples:
   godwit address add game --address 198.51.100.7 --address 2001:db8::7 --on fra1 --on nyc1
 
 The addresses must be routed to the home agents. Clients find them at NAME.<zone>. What is granted
-anew replaces what was granted before, as a whole. It needs the authority's key, and a running member
-that spreads it.")]
+anew replaces what was granted before, as a whole. It needs the authority's key, and a running
+member that spreads it.")]
 struct Add {
     /// The name: in the zone it stands beside the sites
     name: SiteName,
@@ -67,12 +76,19 @@ struct Remove {
     signing: Signing,
 }
 
-/// List the home addresses and who announces them
+/// List the home addresses and who announces them; of a home agent, the flows that pass
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
-  godwit address list --json | jq '.[] | {name, v4, v6, announced_by}'")]
+Examples:
+  godwit address list --json | jq '.[] | {name, v4, v6, announced_by}'
+  godwit address list --flows            on a home agent: which client is at which node")]
 struct List {
+    /// The flows that passed this home agent in the last seconds
+    #[arg(long)]
+    flows: bool,
+    /// So many of them at the most
+    #[arg(long, value_name = "COUNT", default_value_t = 100, requires = "flows")]
+    max: usize,
     /// Print one JSON array
     #[arg(long)]
     json: bool,
@@ -168,6 +184,13 @@ impl Remove {
 impl List {
     fn run(self) -> Outcome {
         let client = self.member.client()?;
+        if self.flows {
+            let flows = block_on(async { Ok(client.home_flows(self.max).await?) })?;
+            return match self.json {
+                true => terminal::print_json(&flows),
+                false => terminal::print(&flow_table(&flows).to_string()),
+            };
+        }
         let addresses = block_on(async { Ok(client.status().await?.addresses) })?;
         if self.json {
             return terminal::print_json(&addresses);
@@ -232,6 +255,31 @@ pub(crate) fn table(addresses: &[api::AddressStatus]) -> Table {
             open(address.tcp.as_deref(), address.udp.as_deref()),
             any(&address.members, "every node"),
             any(&address.announced_by, "nobody"),
+        ]);
+    }
+    table
+}
+
+/// Flows as a home agent tells of them.
+fn flow_table(flows: &serde_json::Value) -> Table {
+    let mut table = Table::new(&["CLIENT", "HOME ADDRESS", "PROTOCOL", "NODE", "PACKETS", "SIZE", "AGE"]);
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or("-").to_owned();
+    for flow in flows.as_array().map_or(&[][..], Vec::as_slice) {
+        let protocol = match flow["protocol"].as_u64() {
+            Some(6) => "tcp".into(),
+            Some(17) => "udp".into(),
+            Some(1 | 58) => "icmp".into(),
+            other => other.map_or_else(|| "-".into(), |number| number.to_string()),
+        };
+        let bound = if flow["bound"] == true { " (bound)" } else { "" };
+        table.row(vec![
+            text(&flow["client"]),
+            text(&flow["home"]),
+            protocol,
+            text(&flow["node"]) + bound,
+            flow["packets"].to_string(),
+            terminal::bytes(flow["octets"].as_u64().unwrap_or(0)),
+            about(Duration::from_millis(flow["age_ms"].as_u64().unwrap_or(0))),
         ]);
     }
     table

@@ -12,14 +12,14 @@ use std::net::SocketAddr;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  godwit serve www                                  this node's sites
-  godwit serve game --to 127.0.0.1:27015            a program on this host, TCP and UDP
+  godwit serve www                          this node's sites
+  godwit serve game --to 127.0.0.1:27015    a program on this host, TCP and UDP
   godwit serve shop --to 127.0.0.1:8080 --proxy-protocol
-  godwit serve game --local                         a program that listens at the home address itself
+  godwit serve game --local                 a program that listens at the home address itself
   godwit serve game --stop
 
-The authority grants the address first: godwit address add. What is served is kept over restarts, and
-serving a name that was moved away brings new flows back.")]
+The authority grants the address first: godwit address add. What is served is kept over restarts,
+and serving a name that was moved away brings new flows back.")]
 pub(crate) struct Serve {
     /// The name of the home address
     name: String,

@@ -2,6 +2,7 @@
 //! processes on loopback addresses.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod addresses;
 mod commands;
 mod elsewhere;
 mod full_disk;
