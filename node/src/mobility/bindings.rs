@@ -33,6 +33,9 @@ use std::time::Duration;
 /// it or not: four round trips and a lost update.
 const GO_OVER_MAX: Duration = Duration::from_secs(3);
 
+/// A host that has moved shows itself so often, a second apart: datagrams may be lost.
+const REMINDERS: u8 = 4;
+
 /// The home addresses of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Homes {
@@ -89,6 +92,8 @@ pub(super) struct Bindings {
     returns: Returns,
     probes: Probes,
     withdrawn: bool,
+    /// So often home agents are still to be shown where this host is.
+    reminders: u8,
 }
 
 impl Bindings {
@@ -120,6 +125,7 @@ impl Bindings {
             returns: Returns::new(),
             probes: Probes::default(),
             withdrawn: false,
+            reminders: 0,
         })
     }
 
@@ -207,6 +213,26 @@ impl Bindings {
         tracing::info!(places = ?places.values().map(|place| place.care_of).collect::<Vec<_>>(), "care-of addresses");
         self.places = places;
         self.offer();
+        self.reminders = REMINDERS;
+        self.remind();
+    }
+
+    /// Shows home agents where packets come from now, where they follow that: no answer to anything, but
+    /// sealed. The stream may be as dead as the old address.
+    pub(super) fn remind(&mut self) {
+        if self.reminders == 0 {
+            return;
+        }
+        self.reminders -= 1;
+        for (agent, id) in &self.carried {
+            let place = self.places.get(&BindingId(id.0 % CARE_OFS));
+            let Some(place) = place.filter(|place| place.care_of == CareOf::Observed) else { continue };
+            let key = self.keys.get(&(*agent, *id)).map(|(key, _)| *key);
+            if let (Some(key), Some(tunnel)) = (key, self.tunnel_of(agent, place.v4)) {
+                // Probes are counted from 1.
+                self.engine.send(key, tunnel, Control::Alive(0));
+            }
+        }
     }
 
     /// The host's routes may have changed.

@@ -1,8 +1,10 @@
 //! Where this host can be reached: its care-of addresses, as configured or as the kernel knows them.
 //!
-//! Of each family, the address from which this host reaches the world. A private IPv4 address may be
-//! reached or not: it is offered, and beside it, less preferred, whatever its packets seem to come from
-//! at a home agent ([`CareOf::Observed`]). A home agent uses the one that proves itself.
+//! Of each family, the address from which this host reaches the world; and beside these, less preferred,
+//! wherever its packets seem to come from at a home agent ([`CareOf::Observed`]): behind a translator no
+//! other works, and when the host's address changes, the home agent follows the tunnel's own packets there,
+//! while the stream that would tell the new address still hangs at the old one. A home agent uses what
+//! proves itself.
 
 use godwit_core::binding::{BindingId, CareOf};
 use godwit_net::netlink::Netlink;
@@ -55,22 +57,9 @@ fn choose(
         let care_of = CareOf::At(SocketAddr::new(ip, port));
         // IPv4 headers are shorter; a path that IPv6 alone has is used all the same.
         places.insert(BindingId(number), Place { care_of, priority: number, v4 });
-        if is_private(ip) {
-            places.insert(BindingId(2), Place { care_of: CareOf::Observed, priority: 2, v4 });
-        }
+        places.entry(BindingId(2)).or_insert(Place { care_of: CareOf::Observed, priority: 2, v4 });
     }
     places
-}
-
-/// Whether a translator may stand before it (RFC 1918; RFC 6598).
-fn is_private(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v4) => {
-            let [a, b, ..] = v4.octets();
-            v4.is_private() || v4.is_link_local() || (a == 100 && (64..128).contains(&b))
-        }
-        IpAddr::V6(_) => false,
-    }
 }
 
 /// The address from which this host reaches the world; asking the kernel sends nothing.
@@ -103,7 +92,8 @@ mod tests {
     #[test]
     fn each_family_has_the_address_that_reaches_the_world() {
         let both = ["203.0.113.1", "203.0.113.9", "2001:db8::9"];
-        let expected = [(0, "203.0.113.9:4191".to_owned()), (1, "[2001:db8::9]:4191".to_owned())];
+        let told = ["203.0.113.9:4191", "[2001:db8::9]:4191", "observed"];
+        let expected: Vec<(u8, String)> = (0..).zip(told.map(str::to_owned)).collect();
         assert_eq!(chosen(&both, Some("203.0.113.9")), expected);
         // What reaches the world is no address of its own (a home address, for example).
         assert_eq!(chosen(&both, Some("192.0.2.77"))[0].1, "203.0.113.1:4191");
@@ -111,12 +101,13 @@ mod tests {
     }
 
     #[test]
-    fn a_private_address_is_offered_and_what_is_observed_too() {
-        let private = ["10.0.0.5"];
-        assert_eq!(
-            chosen(&private, Some("10.0.0.5")),
-            [(0, "10.0.0.5:4191".to_owned()), (2, "observed".to_owned())]
-        );
+    fn an_address_is_offered_and_what_is_observed_too() {
+        for (address, id, told) in
+            [("10.0.0.5", 0, "10.0.0.5:4191"), ("2001:db8::9", 1, "[2001:db8::9]:4191")]
+        {
+            let expected = [(id, told.to_owned()), (2, "observed".to_owned())];
+            assert_eq!(chosen(&[address], Some(address)), expected);
+        }
     }
 
     #[test]

@@ -42,24 +42,32 @@ impl MobilityMetrics {
         let mut gauge = |name: &str, help: &str, family: &Family<StateLabel, Gauge>| {
             registry.register(name, help, family.clone());
         };
-        gauge("home_services", "names served at home addresses", &self.services);
-        gauge("home_bindings", "bindings at home agents", &self.bindings);
-        registry.register("home_replies", "home addresses, by the way of replies", self.replies.clone());
-        registry.register("home_packets", "packets of home addresses", self.packets.clone());
-        registry.register("home_packets_bytes", "bytes of them", self.octets.clone());
-        registry.register("home_packets_dropped", "packets that went no further", self.dropped.clone());
+        gauge("node_home_services", "names served at home addresses", &self.services);
+        gauge("node_home_bindings", "bindings at home agents", &self.bindings);
+        registry.register("node_home_replies", "home addresses, by the way of replies", self.replies.clone());
+        registry.register("node_home_packets", "packets of home addresses", self.packets.clone());
+        registry.register("node_home_packets_bytes", "bytes of them", self.octets.clone());
+        registry.register("node_home_packets_dropped", "packets that went no further", self.dropped.clone());
         registry.register(
-            "home_flows_moving",
+            "node_home_flows_moving",
             "flows whose packets wait or are passed on",
             self.moving.clone(),
         );
         registry.register(
-            "home_flows_given",
+            "node_home_flows_given",
             "flows given away whose packets may still come",
             self.given.clone(),
         );
-        registry.register("home_forwarded", "forwarded connections and sessions", self.forwarded.clone());
-        registry.register("home_forward_failures", "of them, not accepted", self.forward_failures.clone());
+        registry.register(
+            "node_home_forwarded",
+            "forwarded connections and sessions",
+            self.forwarded.clone(),
+        );
+        registry.register(
+            "node_home_forward_failures",
+            "of them, not accepted",
+            self.forward_failures.clone(),
+        );
     }
 
     /// What is so now.

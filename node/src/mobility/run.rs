@@ -499,6 +499,7 @@ impl Running {
         let mut told = Told::of_services(&self.services, now);
         if let Some(tunnel) = &mut self.tunnel {
             tunnel.steer.sweep(now);
+            tunnel.bindings.remind();
             told.add_bindings(&self.services, &tunnel.bindings.told());
             told.add_counts(&tunnel.engine.counts(), &tunnel.steer);
         }
