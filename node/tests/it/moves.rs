@@ -7,6 +7,7 @@ mod echo;
 mod figures;
 mod http;
 mod members;
+mod plain;
 mod world;
 
 use std::process::Command;
