@@ -19,6 +19,7 @@ mod dns;
 mod failover;
 mod http;
 mod join;
+mod moves;
 mod publish;
 mod quality;
 mod soak;
@@ -51,6 +52,17 @@ enum Figure {
     Soak(soak::Options),
     /// RTT to the node that the names lead to, less RTT to the best, from every client host.
     Quality(quality::Options),
+    /// A download and a stream of datagrams while what serves them moves from region to region.
+    Moves(moves::Options),
+    /// Runs inside a host: downloads the large file of a site that moves.
+    #[command(hide = true)]
+    Download(moves::DownloadOptions),
+    /// Runs inside a host: sends a thousand datagrams a second to a program that moves.
+    #[command(hide = true)]
+    Stream(moves::StreamOptions),
+    /// Runs inside a host: the program that returns them.
+    #[command(hide = true)]
+    Echo,
     /// Runs inside a host: asks for a name again and again and prints what came.
     #[command(hide = true)]
     WatchName(dns::WatchOptions),
@@ -82,6 +94,10 @@ fn main() -> Result<()> {
         Figure::Publish(options) => publish::run(&tool()?, options),
         Figure::Soak(options) => soak::run(&tool()?, options),
         Figure::Quality(options) => quality::run(&tool()?, options),
+        Figure::Moves(options) => moves::run(&tool()?, options),
+        Figure::Download(options) => moves::download(options),
+        Figure::Stream(options) => moves::stream(options),
+        Figure::Echo => moves::echo(),
         Figure::WatchName(options) => dns::watch(options),
         Figure::WatchSite(options) => http::watch(options),
         Figure::VerifySite(options) => http::verify(options),
