@@ -8,7 +8,7 @@ use godwit_core::content::Replicas;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -121,9 +121,9 @@ fn downloads(addresses: Addresses) {
     let members = Members::start(world);
     members.publish(&tree());
     let mut stream = connect(&members, HTTP);
-    let got = Arc::new(AtomicUsize::new(0));
+    let (got, moved) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let client = thread::spawn({
-        let (got, expected) = (got.clone(), content(LEN));
+        let (got, moved, expected) = (got.clone(), moved.clone(), content(LEN));
         move || {
             ask(&mut stream, "/big.bin");
             let mut reader = BufReader::with_capacity(1 << 16, stream);
@@ -138,6 +138,7 @@ fn downloads(addresses: Addresses) {
                 got.store(at + len, Ordering::Relaxed);
             }
             // The same connection goes on with requests.
+            until("it stays where it is", || moved.load(Ordering::Relaxed));
             ask(reader.get_mut(), "/");
             let second = head(&mut reader);
             let mut body = vec![0; 12];
@@ -152,6 +153,7 @@ fn downloads(addresses: Addresses) {
         until("so much has come", || got.load(Ordering::Relaxed) >= goal || client.is_finished());
         at = move_once(&members, at);
     }
+    moved.store(true, Ordering::Relaxed);
     let nodes = client.join().unwrap();
     assert_eq!(nodes, ("one".to_owned(), ["one", "two"][at].to_owned()));
     assert_eq!(members.world.resets(), 0);
