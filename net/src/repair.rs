@@ -39,7 +39,7 @@ mod restore;
 mod tests;
 mod wire;
 
-pub use freeze::{FreezeError, Frozen, make_movable, make_room};
+pub use freeze::{FreezeError, Frozen, make_movable};
 pub use restore::{CONGESTION, RestoreError, restore};
 pub use wire::{DecodeError, STATE_LEN_FIXED};
 

@@ -50,17 +50,6 @@ pub fn make_movable(socket: &impl AsFd) -> io::Result<()> {
     set_tcp(socket.as_fd(), libc::TCP_NOTSENT_LOWAT, [UNSENT_MAX])
 }
 
-/// Makes room for whatever a program still has to write before its socket is frozen, `len` octets: it
-/// would wait for acknowledgements otherwise, which are being kept away.
-pub fn make_room(socket: &impl AsFd, len: u32) -> io::Result<()> {
-    let socket = socket.as_fd();
-    set_tcp(socket, libc::TCP_NOTSENT_LOWAT, [u32::MAX])?;
-    let now = get_socket(socket, libc::SO_SNDBUF)?.max(0) as u32;
-    // What is written takes some more than its length.
-    set_buffer(socket, SEND_BUFFER, now.saturating_add(len.saturating_mul(2)))?;
-    set_socket(socket, SO_BUF_LOCK, 0)
-}
-
 /// A socket that stands still. Dropped, it vanishes without a packet.
 #[derive(Debug)]
 pub struct Frozen {

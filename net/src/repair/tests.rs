@@ -190,9 +190,15 @@ fn upload(client: &str, home: &str) {
     let listener = world.listen(0);
     let address = listener.local_addr().unwrap();
     let mut client = world.connect(address);
+    let moved = Arc::new(AtomicBool::new(false));
+    let over = moved.clone();
     let writer = thread::spawn(move || {
         for start in (0..LEN).step_by(1 << 16) {
             client.write_all(&octets(start, LEN.min(start + (1 << 16)))).unwrap();
+        }
+        // What is closing does not move.
+        while !over.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(1));
         }
         client.shutdown(Shutdown::Write).unwrap();
         // The answer comes from where the connection is at the end.
@@ -222,6 +228,7 @@ fn upload(client: &str, home: &str) {
         check_restored(&stream);
         world.release(at);
     }
+    moved.store(true, Ordering::Relaxed);
     loop {
         match take(&mut stream, &mut buffer, got).unwrap() {
             0 => break,

@@ -165,9 +165,9 @@ fn programs() {
     let Some(world) = World::new(IPV4, Delays::NONE) else { return };
     let members = Members::start(world);
     let mut stream = connect(&members, ECHO);
-    let sent = Arc::new(AtomicUsize::new(0));
+    let (sent, moved) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let client = thread::spawn({
-        let sent = sent.clone();
+        let (sent, moved) = (sent.clone(), moved.clone());
         move || {
             let octets = content(LEN);
             stream.write_all(b"u").unwrap();
@@ -175,6 +175,7 @@ fn programs() {
                 stream.write_all(part).unwrap();
                 sent.fetch_add(part.len(), Ordering::Relaxed);
             }
+            until("what is closing does not move", || moved.load(Ordering::Relaxed));
             stream.shutdown(Shutdown::Write).unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).unwrap();
@@ -187,6 +188,7 @@ fn programs() {
         until("so much is sent", || sent.load(Ordering::Relaxed) >= goal || client.is_finished());
         at = move_once(&members, at);
     }
+    moved.store(true, Ordering::Relaxed);
     client.join().unwrap();
 
     let mut stream = connect(&members, ECHO);
