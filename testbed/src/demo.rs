@@ -2,10 +2,11 @@
 //!
 //! Regions come up; a site is published; a client in each region is led to the closest node; the
 //! node that serves one region is killed and comes back; a second version is published while
-//! clients fetch. Every figure is measured inside the clients' hosts by [`crate::probe`].
+//! clients fetch; services move across continents under a download and a stream of datagrams. Every figure is measured inside the clients' hosts by [`crate::probe`].
 
 mod client;
 mod crash;
+mod moves;
 mod publish;
 mod report;
 pub mod site;
@@ -24,6 +25,9 @@ use std::time::Instant;
 /// in every region, choosing is too easy.
 const CLIENT_REGIONS: usize = 2;
 
+/// The demo has this many home agents unless told how many, where hosts may open TUN devices.
+const HOME_AGENTS: usize = 2;
+
 /// The site's name before the zone.
 const SITE: &str = "www";
 
@@ -32,6 +36,9 @@ pub(crate) fn run(options: &UpOptions, dir: &RunDir, json: bool) -> anyhow::Resu
     let mut options = options.clone();
     if options.client_regions == 0 {
         options.client_regions = CLIENT_REGIONS.min(crate::REGION_COUNT_MAX - options.regions);
+    }
+    if options.home_agents == 0 && options.ports != PortKind::Loopback && may_open_tun() {
+        options.home_agents = HOME_AGENTS.min(options.regions);
     }
     let teller = Teller { started: Instant::now(), json };
     teller.step(&format!("Bringing up {} regions on this machine.", options.regions));
@@ -76,8 +83,19 @@ fn play(teller: &Teller, state: &State, up_seconds: f64) -> anyhow::Result<Repor
     let second = publish::while_clients_fetch(state, &clients, SITE)?;
     teller.say(&table::visits(&second));
 
+    let moves = moves::play(teller, state, &clients)?;
+    match &moves {
+        Some(moves) => teller.say(&table::moves(moves)),
+        None => teller.step("Nothing moves: that takes two nodes, namespaces and TUN devices."),
+    }
+
     let fabric = crate::control::state(&RunDir::new(Some(&state.dir))?)?.fabric;
-    Ok(Report::new(state, up_seconds, first, looks, crash, second, fabric, teller.seconds()))
+    Ok(Report::new(state, up_seconds, first, looks, crash, second, moves, fabric, teller.seconds()))
+}
+
+/// Whether home agents can be had: each needs a TUN device.
+fn may_open_tun() -> bool {
+    std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").is_ok()
 }
 
 /// Tells the story as it happens: to standard output, or beside it when that is for JSON.

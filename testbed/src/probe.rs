@@ -3,6 +3,10 @@
 //!
 //! It needs nothing of the machine: no `dig`, no `curl`, no resolver library.
 
+mod moving;
+
+pub use moving::{Download, Silence, Stream};
+
 use crate::demo::site;
 use crate::dns::{self, Kind};
 use crate::http::{Connection, Response};
@@ -58,6 +62,36 @@ pub enum Task {
     Visit {
         /// For so long.
         seconds: f64,
+    },
+    /// Ask for a page at a home address; prints the status.
+    Reach {
+        /// The address.
+        address: IpAddr,
+        /// The site's host name.
+        host: String,
+    },
+    /// Download the demo's long file from a home address.
+    Download {
+        /// The address.
+        address: IpAddr,
+        /// The site's host name.
+        host: String,
+        /// How long the file is, octets.
+        len: u64,
+    },
+    /// Send a thousand datagrams a second to a home address.
+    Stream {
+        /// The address.
+        address: IpAddr,
+        /// The port.
+        port: u16,
+        /// For so long.
+        seconds: f64,
+    },
+    /// Send datagrams back, on this host alone.
+    Echo {
+        /// The port.
+        port: u16,
     },
 }
 
@@ -122,6 +156,10 @@ pub(crate) fn run(request: &str) -> anyhow::Result<()> {
         Task::Look { nodes } => print(&request.look(nodes)?),
         Task::Watch { seconds } => request.watch(Duration::from_secs_f64(*seconds)),
         Task::Visit { seconds } => print(&request.visit_for(Duration::from_secs_f64(*seconds))),
+        Task::Reach { address, host } => print(&request.reach(*address, host)?),
+        Task::Download { address, host, len } => moving::download(*address, request.port, host, *len),
+        Task::Stream { address, port, seconds } => moving::stream(*address, *port, *seconds),
+        Task::Echo { port } => moving::echo(*port),
     }
 }
 
@@ -162,7 +200,7 @@ impl Request {
         let started = Instant::now();
         while started.elapsed() < limit {
             let at = Instant::now();
-            let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+            let at_ms = now_ms();
             let mut sight = Sight { at_ms, address: None, node: None, error: None };
             let fetched = self.resolve().and_then(|answer| {
                 sight.address = answer.addresses.first().copied();
@@ -226,6 +264,12 @@ impl Request {
         Ok(())
     }
 
+    /// The status that a page of `host` has at `address`.
+    fn reach(&self, address: IpAddr, host: &str) -> anyhow::Result<u16> {
+        let mut connection = Connection::new(self.connect(address)?);
+        Ok(connection.get(host, "/")?.status)
+    }
+
     /// As the C library does: the next server when one does not answer.
     fn resolve(&self) -> anyhow::Result<dns::Answer> {
         let mut last = None;
@@ -265,6 +309,10 @@ impl Request {
         }
         Ok(best)
     }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 fn millis(duration: Duration) -> f64 {

@@ -69,6 +69,18 @@ impl<'a> Clients<'a> {
         Ok(Watch { sights, _running: running })
     }
 
+    /// Gives the client in `region` something to do.
+    pub(crate) fn start_in(&self, region: &str, task: Task) -> anyhow::Result<Running> {
+        let host =
+            self.hosts.iter().find(|host| host.region == region).context("the region has no client")?;
+        self.start(host, task)
+    }
+
+    /// The same on any host.
+    pub(crate) fn start_on(&self, host: &HostState, task: Task) -> anyhow::Result<Running> {
+        self.start(host, task)
+    }
+
     fn all(&self, task: &Task) -> anyhow::Result<Vec<Running>> {
         self.hosts.iter().map(|host| self.start(host, task.clone())).collect()
     }

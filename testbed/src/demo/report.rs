@@ -2,6 +2,7 @@
 
 use super::client::Seen;
 use super::crash::Crash;
+use super::moves::Moves;
 use super::publish::{Published, Watched};
 use crate::fabric;
 use crate::probe::Look;
@@ -28,6 +29,8 @@ pub(crate) struct Report {
     pub(crate) crash: Crash,
     /// The second publish, under the eyes of clients.
     pub(crate) update: Watched,
+    /// Services that moved; `None` where there were no home agents.
+    pub(crate) moves: Option<Moves>,
     /// What the fabric did; `None` on loopback.
     pub(crate) fabric: Option<fabric::Report>,
     /// All of it, seconds.
@@ -45,6 +48,7 @@ impl Report {
         clients: Vec<Seen<Look>>,
         crash: Crash,
         update: Watched,
+        moves: Option<Moves>,
         fabric: Option<fabric::Report>,
         total_s: f64,
     ) -> Report {
@@ -57,6 +61,7 @@ impl Report {
             clients,
             crash,
             update,
+            moves,
             fabric,
             total_s,
             broken: Vec::new(),
@@ -94,6 +99,14 @@ impl Report {
         ] {
             if count > 0 {
                 broken.push(format!("{count} {what}"));
+            }
+        }
+        if let Some(moves) = &self.moves {
+            let download = &moves.download.what;
+            if let Some(error) = &download.error {
+                broken.push(format!("the download ended early: {error}"));
+            } else if !download.intact {
+                broken.push("the download was not what was published".into());
             }
         }
         for client in self.update.clients.iter().filter(|client| !client.what.versions.contains_key(&2)) {

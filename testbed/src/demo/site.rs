@@ -7,6 +7,25 @@ use std::path::Path;
 /// How many files it has.
 pub const FILES: usize = 40;
 
+/// The name of the long file of another site.
+pub const LONG: &str = "film.bin";
+
+/// Its length, octets: nine seconds at 20 Mbit/s.
+pub const LONG_LEN: u64 = 22_000_000;
+
+/// What stands there in the long file: no two parts of it are alike.
+pub fn long_octet(at: u64) -> u8 {
+    (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
+}
+
+/// Writes the site of the long file into `dir`.
+pub fn write_long(dir: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    std::fs::write(dir.join("index.html"), "<!doctype html>\n<title>Godwit demo: a film</title>\n")?;
+    std::fs::write(dir.join(LONG), (0..LONG_LEN).map(long_octet).collect::<Vec<u8>>())?;
+    Ok(())
+}
+
 /// The name of file `number`; 0 is the page itself.
 pub fn path(number: usize) -> String {
     match number {

@@ -1,6 +1,7 @@
 //! The demo for the eye: tables and the closing words.
 
 use super::client::Seen;
+use super::moves::{Move, Moves};
 use super::publish::Watched;
 use super::report::{Report, WORSE_MS, best};
 use crate::options::PortKind;
@@ -120,6 +121,44 @@ pub(super) fn visits(watched: &Watched) -> String {
     format!("{text}\n\nVersion 2 was durable everywhere after {:.1} s.", watched.publish.seconds)
 }
 
+pub(super) fn moves(moves: &Moves) -> String {
+    let row = |what: &str, one: &Move, lost: String| {
+        vec![
+            what.to_owned(),
+            format!("{} → {}", one.from, one.to),
+            format!("{:.0} → {:.0} ms", one.rtt_ms.0, one.rtt_ms.1),
+            one.moved.to_string(),
+            format!("{:.0} ms", one.silence_ms),
+            lost,
+        ]
+    };
+    let site = moves.site.iter().map(|one| row("download", one, "-".into()));
+    let stream = moves.stream.iter().map(|one| row("datagrams", one, one.lost.to_string()));
+    let rows: Vec<Vec<String>> = site.chain(stream).collect();
+    let header = [
+        ("what", Left),
+        ("moved", Left),
+        ("client's RTT", Right),
+        ("flows", Right),
+        ("longest silence", Right),
+        ("datagrams lost", Right),
+    ];
+    let (download, echoes) = (&moves.download.what, &moves.echoes.what);
+    let bytes = match (&download.error, download.intact) {
+        (Some(error), _) => format!("broke: {error}"),
+        (None, true) => "every byte right, no reset".into(),
+        (None, false) => "NOT WHAT WAS PUBLISHED".into(),
+    };
+    format!(
+        "{}\n\nThe download, {:.0} MB in {:.1} s over one TCP connection: {bytes}. Of {} datagrams {} were lost.",
+        table(&header, &rows),
+        download.octets as f64 / 1e6,
+        download.seconds,
+        echoes.sent,
+        echoes.lost_at_ms.len(),
+    )
+}
+
 pub(super) fn summary(report: &Report) -> String {
     let total = report.clients.len();
     let optimal = report
@@ -136,12 +175,14 @@ pub(super) fn summary(report: &Report) -> String {
          \x20 {optimal} of {total}  clients were served by the closest node\n\
          \x20 {}  from kill -9 to DNS answers without the dead node, {} empty answers\n\
          \x20 {visits}  visits during the second publish, {} with a mixture of versions\n\
+         {}\
          \x20 {:.0} s  for all of it\n",
         report.up_s,
         report.publish.seconds,
         seconds(report.crash.answers_changed_s),
         report.crash.empty_answers,
         report.update.clients.iter().map(|client| client.what.mixed).sum::<u64>(),
+        report.moves.as_ref().map(moved).unwrap_or_default(),
         report.total_s,
     );
     if report.mode == PortKind::Loopback {
@@ -156,6 +197,16 @@ pub(super) fn summary(report: &Report) -> String {
         text.push_str(&format!("\nNOT AS PROMISED: {broken}.\n"));
     }
     text + &how_to_go_on(report.mode, &report.zone)
+}
+
+fn moved(moves: &Moves) -> String {
+    let worst = |moves: &[Move]| moves.iter().map(|one| one.silence_ms).fold(0.0, f64::max);
+    format!(
+        "\x20 {:.0} ms  of silence at most in a download that moved {} times, {:.0} ms in 1,000 datagrams a second\n",
+        worst(&moves.site),
+        moves.site.len(),
+        worst(&moves.stream),
+    )
 }
 
 /// What can be tried next: programs inside hosts and cuts need namespaces.
