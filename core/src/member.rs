@@ -32,6 +32,7 @@ pub use view::{MemberView, State, View};
 use crate::admission::Admission;
 use crate::agreement;
 use crate::announce;
+use crate::certificate::Role;
 use crate::content::VersionNumber;
 use crate::key::MemberId;
 use crate::name::SiteName;
@@ -490,11 +491,23 @@ impl Member {
             self.links = [Links::new(all, timing), Links::new(reachable, timing)];
             let mut wanted = self.links[0].chosen_by(self.id);
             wanted.extend(self.links[1].chosen_by(self.id));
+            wanted.extend(members().map(|(member, _)| member).filter(|member| self.bound_with(*member)));
             self.connections.set_wanted(now, wanted);
             self.prune();
         }
         let connected = self.roster.connected();
         self.outputs.extend(self.connections.due(now, connected.is_empty()));
+    }
+
+    /// Whether one of the two holds home addresses and the other may serve them: they speak with each
+    /// other directly, whatever the network's size. Home agents are few.
+    fn bound_with(&self, peer: MemberId) -> bool {
+        let own = &self.config.certificate;
+        let (holds, serves) = (own.has_role(Role::HomeAgent), own.has_role(Role::Node));
+        let mut certificates = self.spread.directory().certificates(self.spread.set(), peer);
+        certificates.next().is_some_and(|theirs| {
+            holds && theirs.has_role(Role::Node) || serves && theirs.has_role(Role::HomeAgent)
+        })
     }
 
     /// Closes connections that neither side wants, when there are many: left over from when the
@@ -505,9 +518,9 @@ impl Member {
             return;
         }
         let known = |peer: &MemberId| self.roster.state(*peer).is_some();
-        let superfluous = connected
-            .iter()
-            .filter(|peer| known(peer) && !self.links.iter().any(|links| links.linked(self.id, **peer)));
+        let linked = |peer: &MemberId| self.links.iter().any(|links| links.linked(self.id, *peer));
+        let superfluous =
+            connected.iter().filter(|peer| known(peer) && !linked(peer) && !self.bound_with(**peer));
         self.outputs.extend(superfluous.map(|peer| Output::Disconnect { peer: *peer }));
     }
 

@@ -1,12 +1,14 @@
 //! Grants of home addresses reach everyone, the newest counts everywhere, and nobody but the
 //! authority makes one.
 
-use godwit_core::certificate::{Home, Invalid, Ports};
+use godwit_core::certificate::{Home, Invalid, Ports, Role};
+use godwit_core::key::MemberId;
 use godwit_core::member::{SubmitError, Use};
 use godwit_core::record::Record;
 use godwit_sim::authority::Keys;
 use godwit_sim::link::Profile;
 use godwit_sim::world::World;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 fn ms(ms: u64) -> Duration {
@@ -66,6 +68,28 @@ fn the_newest_grant_counts_everywhere_whatever_the_order() {
     // From disk, before anybody is heard; and what was taken back does not come back.
     assert_eq!(grants(&world, "game"), [Some((10, false)); 6]);
     assert_eq!(world.submit(1, newer), Err(SubmitError::Outdated));
+}
+
+#[test]
+fn nodes_speak_with_every_home_agent_in_a_network_of_any_size() {
+    let mut world = World::new(33, Profile::with_delay(ms(20)));
+    for n in 0..60 {
+        world.keys.roles = vec![if (20..22).contains(&n) { Role::HomeAgent } else { Role::Node }];
+        world.join();
+    }
+    let agents = [world.id(20), world.id(21)];
+    let met = |world: &World| {
+        let meets = |host| {
+            let connected: BTreeSet<MemberId> = world.member(host).view().connected().collect();
+            agents.iter().all(|agent| connected.contains(agent) || agents.contains(&world.id(host)))
+        };
+        world.running().all(meets)
+    };
+    assert!(world.run_until(ms(60_000), met).is_some());
+    // And they stay; nodes among themselves are not all connected.
+    world.run_for(ms(60_000));
+    assert!(met(&world));
+    assert!(world.member(0).view().connected().count() < 50);
 }
 
 #[test]
