@@ -519,9 +519,9 @@ impl Member {
         }
         let known = |peer: &MemberId| self.roster.state(*peer).is_some();
         let linked = |peer: &MemberId| self.links.iter().any(|links| links.linked(self.id, *peer));
-        let superfluous =
-            connected.iter().filter(|peer| known(peer) && !linked(peer) && !self.bound_with(**peer));
-        self.outputs.extend(superfluous.map(|peer| Output::Disconnect { peer: *peer }));
+        let superfluous = |peer: &MemberId| known(peer) && !linked(peer) && !self.bound_with(*peer);
+        let superfluous: Vec<MemberId> = connected.iter().copied().filter(superfluous).collect();
+        self.outputs.extend(superfluous.into_iter().map(|peer| Output::Disconnect { peer }));
     }
 
     fn send(&mut self, now: Time) {
