@@ -5,6 +5,7 @@
 
 mod moving;
 
+pub(crate) use moving::SILENCE_MIN;
 pub use moving::{Download, Silence, Stream};
 
 use crate::demo::site;

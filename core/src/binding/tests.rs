@@ -440,8 +440,9 @@ fn what_comes_from_a_home_address_directly_is_told_where_the_node_is() {
     };
     let seen =
         cache::Output::Send { key, to: address(1), control: Control::Seen { home: home(), number: 7 } };
-    assert_eq!(told("192.0.2.1:40000"), [seen.clone()]);
-    assert_eq!(told("[::ffff:192.0.2.1]:40000"), [seen]);
+    let only = [seen];
+    assert_eq!(told("192.0.2.1:40000"), only);
+    assert_eq!(told("[::ffff:192.0.2.1]:40000"), only);
     // A translator has put another address in its place, or it is somebody else's.
     assert_eq!(told("198.51.100.1:4191"), []);
     assert_eq!(told("192.0.2.2:40000"), []);

@@ -5,7 +5,7 @@ use super::moves::{Move, Moves};
 use super::publish::Watched;
 use super::report::{Report, WORSE_MS, best};
 use crate::options::PortKind;
-use crate::probe::Look;
+use crate::probe::{Look, SILENCE_MIN};
 use crate::state::State;
 use crate::topology::Role;
 
@@ -128,7 +128,7 @@ pub(super) fn moves(moves: &Moves) -> String {
             format!("{} → {}", one.from, one.to),
             format!("{:.0} → {:.0} ms", one.rtt_ms.0, one.rtt_ms.1),
             one.moved.to_string(),
-            format!("{:.0} ms", one.silence_ms),
+            silence(one.silence_ms),
             lost,
         ]
     };
@@ -197,6 +197,12 @@ pub(super) fn summary(report: &Report) -> String {
         text.push_str(&format!("\nNOT AS PROMISED: {broken}.\n"));
     }
     text + &how_to_go_on(report.mode, &report.zone)
+}
+
+/// Shorter ones are how packets come, and not noted.
+fn silence(ms: f64) -> String {
+    let least = SILENCE_MIN.as_millis();
+    if ms > 0.0 { format!("{ms:.0} ms") } else { format!("< {least} ms") }
 }
 
 fn moved(moves: &Moves) -> String {

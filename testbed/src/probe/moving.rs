@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Silences shorter than this are how packets come.
-const SILENCE_MIN: Duration = Duration::from_millis(10);
+pub(crate) const SILENCE_MIN: Duration = Duration::from_millis(10);
 
 /// Most silences that are told.
 const SILENCES_MAX: usize = 2000;
