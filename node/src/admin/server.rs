@@ -216,8 +216,13 @@ impl Control {
             (Method::POST, ["v1", "objects", "missing"]) => self.missing(request).await,
             (Method::PUT, ["v1", "objects"]) => {
                 let intent = query.get("intent");
-                let telling = intent.map(|intent| Telling::begin(self, intent)).transpose()?;
-                Ok(ok(&upload::take(self, telling, request.into_body()).await?))
+                match intent.map(|intent| Telling::begin(self, intent)).transpose() {
+                    Ok(telling) => Ok(ok(&upload::take(self, telling, request.into_body()).await?)),
+                    Err(refused) => {
+                        upload::discard(request.into_body()).await;
+                        Err(refused)
+                    }
+                }
             }
             (Method::POST, ["v1", "records"]) => self.submit(request).await,
             (Method::POST, ["v1", "collect"]) => self.collect().await,

@@ -27,6 +27,28 @@ const BATCH_OBJECTS: usize = 1024;
 /// A publisher that sends nothing for so long is given up.
 const STALL_MAX: Duration = Duration::from_secs(30);
 
+/// So much of an upload that is refused is taken and thrown away: who hung up on its sender at once would
+/// take back its own answer, which is lost with what was not read. More is not worth an answer.
+const REFUSED_MAX: usize = 4 * 1024 * 1024;
+
+/// And for so long.
+const REFUSED_WAIT: Duration = Duration::from_secs(2);
+
+/// Takes an upload that is refused, so that its sender hears why.
+pub(super) async fn discard(mut body: Incoming) {
+    let read = async {
+        let mut len = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            len += frame.data_ref().map_or(0, Bytes::len);
+            if len > REFUSED_MAX {
+                return;
+            }
+        }
+    };
+    // Who is slow may hear of a lost connection instead.
+    let _ = tokio::time::timeout(REFUSED_WAIT, read).await;
+}
+
 /// Takes the objects in `body`.
 pub(super) async fn take(
     control: &Control,
