@@ -423,8 +423,6 @@ impl Generation {
             hosting: region.hosting.clone(),
         };
         let (ordered_as, order, told) = self.region_order(region, client);
-        let (locality, known) = self.knowledge.locate(client);
-        let landmark = self.knowledge.estimator.landmark(&known);
         let because = match (ordered_as, told.first()) {
             (Locality::Rule(_), Some(_)) => Because::Rule,
             (Locality::Unknown(_), _) | (_, None) => Because::Hash,
@@ -434,32 +432,52 @@ impl Generation {
         order.sort_by_key(|candidate| told.place(candidate.member).unwrap_or(usize::MAX));
         let replicas = order.iter().map(|candidate| self.ranked(&site, candidate, told)).collect();
         let scope = region_scope(region, client);
-        let (demand_mrps, incumbent) = self.division.asked(locality);
         let eligible = &region.eligible;
         let excluded = region.nodes.iter().filter(|index| !eligible.members.contains(index)).map(|index| {
             let member = &self.inputs.members[*index as usize];
             (member, exclusion(member, region.wanted(), self.full[*index as usize]))
         });
-        let excluded = excluded.collect();
+        let ranking = Ranking { tier: eligible.tier, replicas, scope };
         Some(why::explain(why::Facts {
-            generation: self,
-            site: &site,
             region: Some(name),
-            client,
             locality: ordered_as,
+            spared: &eligible.spared,
+            excluded: excluded.collect(),
+            ..self.facts(client, &site, because, ranking)
+        }))
+    }
+
+    /// What is known of a client that is told this, and why. Who was spared and who was ruled out is for
+    /// whoever asks to say.
+    fn facts<'a>(
+        &'a self,
+        client: IpAddr,
+        site: &'a SiteInput,
+        because: Because,
+        ranking: Ranking,
+    ) -> why::Facts<'a> {
+        let (locality, known) = self.knowledge.locate(client);
+        let (demand_mrps, incumbent) = self.division.asked(locality);
+        let name = |member: u32| self.inputs.members[member as usize].name.clone();
+        why::Facts {
+            generation: self,
+            site,
+            region: None,
+            client,
+            locality,
             place: self.knowledge.geo.lookup(client),
-            landmark: landmark.map(|landmark| self.inputs.members[landmark as usize].name.clone()),
+            rule: self.knowledge.geo.rule(client),
+            landmark: self.knowledge.estimator.landmark(&known).map(name),
             because,
             explored: false,
             demand_mrps,
-            incumbent: incumbent.map(|member| self.inputs.members[member as usize].name.clone()),
+            incumbent: incumbent.map(name),
             observed: !known.observed.is_empty(),
             probed: known.observed.values().all(|measured| measured.probed),
-            spared: &eligible.spared,
-            rule: self.knowledge.geo.rule(client),
-            excluded,
-            ranking: Ranking { tier: eligible.tier, replicas, scope },
-        }))
+            spared: &[],
+            excluded: Vec::new(),
+            ranking,
+        }
     }
 
     /// The certified redirectors with an address, by name: the zone's name servers.
@@ -583,8 +601,6 @@ impl Generation {
     pub fn why(&self, client: IpAddr, site: &SiteName) -> Option<Why> {
         let ranking = self.rank(client, site)?;
         let site = self.find(site.as_str())?;
-        let (locality, known) = self.knowledge.locate(client);
-        let landmark = self.knowledge.estimator.landmark(&known);
         let (ordered_as, order) = self.order(site, client);
         let (told, _) = self.table(site).get(client);
         // Those of whom nothing is known are divided anew each time, and a rule is a rule.
@@ -601,28 +617,13 @@ impl Generation {
             (_, Some(_)) if explored => Because::Exploration,
             (_, Some(first)) => self.division.because(&self.inputs, &order, ordered_as, family, first),
         };
-        let (demand_mrps, incumbent) = self.division.asked(locality);
-        let incumbent = incumbent.map(|member| self.inputs.members[member as usize].name.clone());
         let excluded =
             (0..).zip(&self.inputs.members).filter(|(index, _)| !self.table(site).members().contains(index));
         Some(why::explain(why::Facts {
-            generation: self,
-            site: &site.input,
-            region: None,
-            client,
-            locality,
-            place: self.knowledge.geo.lookup(client),
-            landmark: landmark.map(|landmark| self.inputs.members[landmark as usize].name.clone()),
-            because,
             explored,
-            demand_mrps,
-            incumbent,
-            observed: !known.observed.is_empty(),
-            probed: known.observed.values().all(|measured| measured.probed),
             spared: &site.spared,
-            rule: self.knowledge.geo.rule(client),
             excluded: excluded.map(|(index, member)| (member, self.exclusion_of(site, index))).collect(),
-            ranking,
+            ..self.facts(client, &site.input, because, ranking)
         }))
     }
 

@@ -111,27 +111,13 @@ impl Generation {
         let excluded = (0..).zip(&self.inputs.members).filter(|(index, _)| !members.contains(index));
         let excluded = excluded
             .map(|(index, member)| (member, exclusion(member, home.wanted(), self.full[index as usize])));
-        let (demand_mrps, incumbent) = self.division.asked(locality);
-        let landmark = self.knowledge.estimator.landmark(&known);
+        // A name has one home address for everybody.
+        let ranking = Ranking { tier: home.eligible.tier, replicas, scope: 0 };
         let mut why = why::explain(why::Facts {
-            generation: self,
-            site: &site,
-            region: None,
-            client,
             locality: ordered_as,
-            place: self.knowledge.geo.lookup(client),
-            landmark: landmark.map(|landmark| self.inputs.members[landmark as usize].name.clone()),
-            because,
-            explored: false,
-            demand_mrps,
-            incumbent: incumbent.map(|member| self.inputs.members[member as usize].name.clone()),
-            observed: !known.observed.is_empty(),
-            probed: known.observed.values().all(|measured| measured.probed),
             spared: &home.eligible.spared,
-            rule: self.knowledge.geo.rule(client),
             excluded: excluded.collect(),
-            // A name has one home address for everybody.
-            ranking: Ranking { tier: home.eligible.tier, replicas, scope: 0 },
+            ..self.facts(client, &site, because, ranking)
         });
         why.home = home.input.addresses().collect();
         Some(why)
