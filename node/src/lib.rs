@@ -40,6 +40,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod addresses;
 pub mod admin;
 mod agreement;
 pub mod clock;

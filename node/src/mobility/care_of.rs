@@ -6,11 +6,12 @@
 //! while the stream that would tell the new address still hangs at the old one. A home agent uses what
 //! proves itself.
 
+use crate::addresses::source;
 use godwit_core::binding::{BindingId, CareOf};
 use godwit_net::netlink::Netlink;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 
 /// So many care-of addresses of one kind of binding: bindings that drain have as many again.
 pub(super) const CARE_OFS: u8 = 4;
@@ -60,18 +61,6 @@ fn choose(
         places.entry(BindingId(2)).or_insert(Place { care_of: CareOf::Observed, priority: 2, v4 });
     }
     places
-}
-
-/// The address from which this host reaches the world; asking the kernel sends nothing.
-fn source(v4: bool) -> Option<IpAddr> {
-    // 192.0.2.0/24 and 2001:db8::/32 are for documentation: routed like the rest of the world.
-    let (from, to): (IpAddr, &str) = match v4 {
-        true => (Ipv4Addr::UNSPECIFIED.into(), "192.0.2.1:9"),
-        false => (Ipv6Addr::UNSPECIFIED.into(), "[2001:db8::1]:9"),
-    };
-    let socket = UdpSocket::bind((from, 0)).ok()?;
-    socket.connect(to).ok()?;
-    Some(socket.local_addr().ok()?.ip())
 }
 
 #[cfg(test)]

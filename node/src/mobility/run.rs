@@ -12,6 +12,7 @@ use super::status::Told;
 use super::steer::{Claims, NodeSteer};
 use super::view::View;
 use super::{Heard, Order, Prepared, Start};
+use crate::addresses::Changes;
 use crate::clock;
 use crate::homes::{Homes as KnownHomes, Known};
 use crate::moves::{self, Moves, Tell};
@@ -23,13 +24,11 @@ use godwit_core::mobility::{Message, Relay};
 use godwit_core::name::SiteName;
 use godwit_core::time::Time;
 use godwit_core::tunnel::header::INNER_MTU;
-use godwit_net::netlink::Changes;
 use godwit_net::sockets::Sockets;
 use godwit_net::tunnel::{Config as EngineConfig, Engine, Event, Side, Tun, TunConfig, cipher_for};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -73,7 +72,7 @@ struct Tunnel {
     events: mpsc::Receiver<Event>,
     claims: Claims,
     /// Readable when the host's addresses or routes have changed.
-    changes: tokio::net::UdpSocket,
+    changes: Changes,
     changed_at: Option<tokio::time::Instant>,
     has_v6: bool,
 }
@@ -274,7 +273,7 @@ impl Running {
             engine,
             events,
             claims,
-            changes: changes()?,
+            changes: Changes::listen()?,
             changed_at: None,
             has_v6,
         });
@@ -522,19 +521,9 @@ async fn of_tunnel(tunnel: Option<&mut Tunnel>) -> Woken {
         Some(event) = tunnel.events.recv() => Woken::Event(event),
         Some(flow) = tunnel.claims.recv() => Woken::Claimed(flow),
         () = settled => Woken::Settled,
-        _ = tunnel.changes.readable() => {
-            // What has changed is asked for anew; a queue that ran over was full of changes.
-            let mut one = [0; 8192];
-            while !matches!(tunnel.changes.try_recv(&mut one), Err(error) if error.kind() == io::ErrorKind::WouldBlock) {}
-            Woken::Changes
-        }
+        _ = tunnel.changes.next() => Woken::Changes,
         else => std::future::pending().await,
     }
-}
-
-/// Word of the kernel, on a socket that the runtime can wait for: it receives as any datagram socket does.
-fn changes() -> io::Result<tokio::net::UdpSocket> {
-    tokio::net::UdpSocket::from_std(OwnedFd::from(Changes::listen()?).into())
 }
 
 /// The tunnel's sockets, of both families where the host has both, and whether it has IPv6.

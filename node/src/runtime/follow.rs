@@ -3,15 +3,12 @@
 //! Only what the daemon has found out by itself changes: addresses that the configuration names stay.
 
 use super::own::own_entry;
+use crate::addresses::Changes;
 use crate::config::Config;
 use crate::driver::Command;
 use godwit_core::member::{Input, OwnEntry};
-use godwit_net::netlink::Changes;
-use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
-use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +31,7 @@ pub(super) struct Follow {
 impl Follow {
     /// Tells the machine whenever the addresses are others, until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        let changes = changes();
+        let changes = Changes::listen();
         if let Err(error) = &changes {
             tracing::debug!(%error, "no word of changed addresses: looking for them now and then");
         }
@@ -61,17 +58,9 @@ impl Follow {
     }
 }
 
-/// Word of the kernel, on a socket that the runtime can wait for: it receives as any datagram socket does.
-fn changes() -> io::Result<UdpSocket> {
-    UdpSocket::from_std(OwnedFd::from(Changes::listen()?).into())
-}
-
-async fn changed(changes: Option<&UdpSocket>) {
+async fn changed(changes: Option<&Changes>) {
     let Some(changes) = changes else { return sleep(LOOK_PERIOD).await };
-    if changes.readable().await.is_err() {
-        return sleep(LOOK_PERIOD).await;
+    if changes.next().await.is_err() {
+        sleep(LOOK_PERIOD).await;
     }
-    // What has changed is asked for anew; a queue that ran over was full of changes.
-    let mut one = [0; 8192];
-    while !matches!(changes.try_recv(&mut one), Err(error) if error.kind() == io::ErrorKind::WouldBlock) {}
 }

@@ -1,11 +1,12 @@
 //! What a member says of itself, and whom it admits before it has heard anything.
 
+use crate::addresses;
 use crate::config::Config;
 use godwit_core::admission::Admission;
 use godwit_core::certificate::MemberCertificate;
 use godwit_core::member::OwnEntry;
 use godwit_core::record::Record;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Whom to admit until the machine has said so: its own word comes within the first turn.
 pub(super) fn first_admission(own: &MemberCertificate, persisted: &[Record]) -> Admission {
@@ -65,24 +66,16 @@ pub(super) fn own_entry(config: &Config, peer: &[SocketAddr], http: &[SocketAddr
     }
 }
 
-/// The address from which this host reaches the world; asking the kernel sends nothing.
 fn source_v4() -> Option<Ipv4Addr> {
-    // 192.0.2.0/24 and 2001:db8::/32 are for documentation: routed like the rest of the world.
-    match source("0.0.0.0:0", "192.0.2.1:9")? {
+    match addresses::source(true)? {
         IpAddr::V4(ip) if !ip.is_loopback() => Some(ip),
         _ => None,
     }
 }
 
 fn source_v6() -> Option<Ipv6Addr> {
-    match source("[::]:0", "[2001:db8::1]:9")? {
+    match addresses::source(false)? {
         IpAddr::V6(ip) if !ip.is_loopback() && !ip.is_unicast_link_local() => Some(ip),
         _ => None,
     }
-}
-
-fn source(from: &str, to: &str) -> Option<IpAddr> {
-    let socket = UdpSocket::bind(from).ok()?;
-    socket.connect(to).ok()?;
-    Some(socket.local_addr().ok()?.ip())
 }
