@@ -1,7 +1,6 @@
 //! The server's side of the control endpoint: sockets, routes, errors as JSON.
 
 use super::api::{self, Code, Error};
-use super::arrivals::Telling;
 use super::host::{Host, Question};
 use super::{report, upload};
 use crate::collect::{Collector, NotCollected};
@@ -215,14 +214,8 @@ impl Control {
             (Method::GET, ["v1", "sites", site, "progress"]) => self.progress(&site_name(site)?, &query),
             (Method::POST, ["v1", "objects", "missing"]) => self.missing(request).await,
             (Method::PUT, ["v1", "objects"]) => {
-                let intent = query.get("intent");
-                match intent.map(|intent| Telling::begin(self, intent)).transpose() {
-                    Ok(telling) => Ok(ok(&upload::take(self, telling, request.into_body()).await?)),
-                    Err(refused) => {
-                        upload::discard(request.into_body()).await;
-                        Err(refused)
-                    }
-                }
+                let intent = query.get("intent").map(String::as_str);
+                Ok(ok(&upload::take(self, intent, request.into_body()).await?))
             }
             (Method::POST, ["v1", "records"]) => self.submit(request).await,
             (Method::POST, ["v1", "collect"]) => self.collect().await,

@@ -34,8 +34,8 @@ const REFUSED_MAX: usize = 4 * 1024 * 1024;
 /// And for so long.
 const REFUSED_WAIT: Duration = Duration::from_secs(2);
 
-/// Takes an upload that is refused, so that its sender hears why.
-pub(super) async fn discard(mut body: Incoming) {
+/// Takes what is left of an upload that is refused, so that its sender hears why.
+async fn discard(body: &mut Incoming) {
     let read = async {
         let mut len = 0;
         while let Some(Ok(frame)) = body.frame().await {
@@ -49,12 +49,21 @@ pub(super) async fn discard(mut body: Incoming) {
     let _ = tokio::time::timeout(REFUSED_WAIT, read).await;
 }
 
-/// Takes the objects in `body`.
+/// Takes the objects in `body`, which a publisher with this intent sends.
 pub(super) async fn take(
     control: &Control,
-    telling: Option<Telling>,
+    intent: Option<&str>,
     mut body: Incoming,
 ) -> Result<Stored, Error> {
+    let stored = store(control, intent, &mut body).await;
+    if stored.is_err() {
+        discard(&mut body).await;
+    }
+    stored
+}
+
+async fn store(control: &Control, intent: Option<&str>, body: &mut Incoming) -> Result<Stored, Error> {
+    let telling = intent.map(|intent| Telling::begin(control, intent)).transpose()?;
     let busy = |_| Error::new(Code::Unavailable, "too many uploads at once");
     let _turn = control.uploads.acquire().await.map_err(|e| busy(e.to_string()))?;
     let mut stored = Stored::default();
