@@ -312,7 +312,8 @@ impl Request {
     }
 }
 
-fn now_ms() -> u64 {
+/// By the clock that all hosts share, ms since 1970.
+pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 

@@ -53,9 +53,7 @@ impl<'a> Clients<'a> {
 
     /// Watches what the client in `region` gets.
     pub(crate) fn watch(&self, region: &str, seconds: f64) -> anyhow::Result<Watch> {
-        let host =
-            self.hosts.iter().find(|host| host.region == region).context("the region has no client")?;
-        let mut running = self.start(host, Task::Watch { seconds })?;
+        let mut running = self.start_in(region, Task::Watch { seconds })?;
         let stdout = running.child.0.stdout.take().context("a probe without output")?;
         let (sender, sights) = channel();
         std::thread::spawn(move || {
@@ -76,16 +74,12 @@ impl<'a> Clients<'a> {
         self.start(host, task)
     }
 
-    /// The same on any host.
-    pub(crate) fn start_on(&self, host: &HostState, task: Task) -> anyhow::Result<Running> {
-        self.start(host, task)
-    }
-
     fn all(&self, task: &Task) -> anyhow::Result<Vec<Running>> {
         self.hosts.iter().map(|host| self.start(host, task.clone())).collect()
     }
 
-    fn start(&self, host: &HostState, task: Task) -> anyhow::Result<Running> {
+    /// Gives a host something to do, whether it is a client or not.
+    pub(crate) fn start(&self, host: &HostState, task: Task) -> anyhow::Result<Running> {
         let request = Request {
             task,
             source: host.addr4.parse()?,

@@ -4,13 +4,13 @@ use super::Teller;
 use super::client::{Clients, Seen, Watch};
 use crate::control::{Request, ask};
 use crate::options::Fault;
-use crate::probe::{Look, Sight};
+use crate::probe::{Look, Sight, now_ms};
 use crate::state::{RunDir, State};
 use crate::topology::Role;
 use anyhow::Context;
 use serde::Serialize;
 use std::net::IpAddr;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Longer than this, and the demo goes on without: the promise is 5 s.
 const CHANGE_WAIT_MAX: Duration = Duration::from_secs(15);
@@ -127,10 +127,6 @@ fn told(crash: &Crash) -> String {
         ),
         _ => format!("No other node took over within {} s.", CHANGE_WAIT_MAX.as_secs()),
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 fn seconds(from_ms: u64, to_ms: u64) -> f64 {

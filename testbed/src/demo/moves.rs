@@ -8,14 +8,14 @@ use super::site;
 use crate::address;
 use crate::control::{Request, ask};
 use crate::options::{Degrade, Fault};
-use crate::probe::{Download, Silence, Stream, Task};
+use crate::probe::{Download, Silence, Stream, Task, now_ms};
 use crate::state::{HostState, RunDir, State};
 use crate::topology::Role;
 use anyhow::{Context, bail};
 use serde::Serialize;
 use serde_json::Value;
 use std::net::IpAddr;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// The site with the long file.
 const SITE: &str = "film";
@@ -127,7 +127,7 @@ fn prepare<'a>(
     }
     let mut echoes = Vec::new();
     for node in nodes {
-        echoes.push(clients.start_on(node, Task::Echo { port: ECHO_PORT })?);
+        echoes.push(clients.start(node, Task::Echo { port: ECHO_PORT })?);
         for (name, _) in PLACES {
             serve(name, node)?;
         }
@@ -210,8 +210,4 @@ fn moves(
         }
     };
     told.into_iter().zip(ends).map(seen).collect()
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
