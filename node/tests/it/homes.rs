@@ -83,6 +83,20 @@ async fn until_bindings(node: &Node, what: &str, wanted: impl Fn(&api::HomeBindi
     .await;
 }
 
+/// Two nodes, each with a program behind the home address; new flows go to the first.
+fn game_at_both() -> World {
+    let mut world = World::new();
+    world.grant("game");
+    world.start_node("a");
+    world.start_node("b");
+    for (node, name) in [(&world.a, "a"), (&world.b, "b")] {
+        echo(node, name, "127.0.0.1:7007");
+        node.run(|node| async move { served(&node, "game", Some("127.0.0.1:7007")).await });
+    }
+    world.choose(&world.a);
+    world
+}
+
 #[test]
 fn replies_go_directly_once_proved_and_through_the_tunnel_where_they_are_filtered() {
     in_namespaces(
@@ -195,15 +209,7 @@ fn an_old_connection_has_a_second_chance_and_then_its_way_and_a_lost_one_is_rese
     in_namespaces(
         "homes::an_old_connection_has_a_second_chance_and_then_its_way_and_a_lost_one_is_reset",
         || {
-            let mut world = World::new();
-            world.grant("game");
-            world.start_node("a");
-            world.start_node("b");
-            for (node, name) in [(&world.a, "a"), (&world.b, "b")] {
-                echo(node, name, "127.0.0.1:7007");
-                node.run(|node| async move { served(&node, "game", Some("127.0.0.1:7007")).await });
-            }
-            world.choose(&world.a);
+            let world = game_at_both();
             let mut old = world.client.run(tcp(home(HOME4)));
             let (answer, old_again) = world.client.run(async move { (ask_tcp(&mut old, "one").await, old) });
             assert_eq!(answer.unwrap(), "a one");
@@ -253,15 +259,7 @@ fn a_name_moves_with_its_udp_flows_and_a_node_that_starts_anew_is_bound_again() 
     in_namespaces(
         "homes::a_name_moves_with_its_udp_flows_and_a_node_that_starts_anew_is_bound_again",
         || {
-            let mut world = World::new();
-            world.grant("game");
-            world.start_node("a");
-            world.start_node("b");
-            for (node, name) in [(&world.a, "a"), (&world.b, "b")] {
-                echo(node, name, "127.0.0.1:7007");
-                node.run(|node| async move { served(&node, "game", Some("127.0.0.1:7007")).await });
-            }
-            world.choose(&world.a);
+            let mut world = game_at_both();
             let socket = world.client.run(async { udp(home(HOME4)).await });
             let (answer, socket) = world.client.run(async move { (ask_udp(&socket, "one").await, socket) });
             assert_eq!(answer, "a one");
