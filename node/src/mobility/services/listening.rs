@@ -1,0 +1,164 @@
+//! What listens at home addresses, and what is looked at to know whether it works.
+
+use super::{Served, Services, Sites};
+use crate::mobility::forward::{forward_tcp, forward_udp};
+use crate::mobility::health::{self, Target};
+use crate::mobility::serving::Mode;
+use godwit_core::binding::HomeAddress;
+use godwit_core::certificate::Ports;
+use godwit_core::name::SiteName;
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use tokio_util::sync::CancellationToken;
+
+/// The sockets at one home address.
+pub(super) struct Listening {
+    /// Nothing new.
+    pub(super) stop: CancellationToken,
+    /// Nothing at all.
+    pub(super) end: CancellationToken,
+    /// Why it does not listen.
+    pub(super) problem: Option<String>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.end.cancel();
+    }
+}
+
+impl Services {
+    /// Makes what listens be what should, at the home addresses that the host has now.
+    pub(in crate::mobility) fn listen(&mut self, owned: &BTreeSet<HomeAddress>) {
+        let names: Vec<SiteName> = self.served.keys().cloned().collect();
+        for name in names {
+            let homes: BTreeSet<HomeAddress> = self.homes_of(&name).intersection(owned).copied().collect();
+            let ports = self.known.granted.get(&name).map(|home| home.ports.clone());
+            let Some(served) = self.served.get_mut(&name) else { continue };
+            served.listening.retain(|home, listening| homes.contains(home) && listening.problem.is_none());
+            for home in &homes {
+                if served.listening.contains_key(home) {
+                    continue;
+                }
+                let listening = open(&self.sites, served, *home, ports.as_ref(), &self.end);
+                if let Some(problem) = &listening.problem {
+                    tracing::warn!(%name, %home, problem, "nothing listens at a home address");
+                }
+                served.listening.insert(*home, listening);
+            }
+            let wanted = (!homes.is_empty()).then(|| targets(&served.serving.mode, &homes, ports.as_ref()));
+            if wanted == served.checked {
+                continue;
+            }
+            served.check.cancel();
+            served.check = self.end.child_token();
+            served.checked.clone_from(&wanted);
+            if let Some(targets) = wanted {
+                let (findings, check) = (self.findings.clone(), served.check.clone());
+                tokio::spawn(health::watch(name.clone(), targets, findings, check));
+            }
+        }
+    }
+}
+
+/// Opens the sockets of a service at one home address.
+fn open(
+    sites: &Sites,
+    served: &Served,
+    home: HomeAddress,
+    ports: Option<&Ports>,
+    end: &CancellationToken,
+) -> Listening {
+    let mut listening = Listening { stop: end.child_token(), end: end.child_token(), problem: None };
+    let opened = match &served.serving.mode {
+        Mode::Local => Ok(()),
+        Mode::Sites => open_sites(sites, home, ports, &listening.stop),
+        Mode::To { address, proxy_protocol } => {
+            open_forwarders(served, home, (*address, *proxy_protocol), ports, &listening)
+        }
+    };
+    listening.problem = opened.err().map(|error| error.to_string());
+    listening
+}
+
+/// Sites are served at the ports that are granted; where all are, at the HTTP server's own.
+fn open_sites(
+    sites: &Sites,
+    home: HomeAddress,
+    ports: Option<&Ports>,
+    stop: &CancellationToken,
+) -> io::Result<()> {
+    let Some(any) = sites.listening.first() else {
+        return Err(io::Error::other("this node serves no sites: `http.listen` is empty"));
+    };
+    let ports = match ports {
+        Some(Ports::Only { tcp, .. }) => tcp.clone(),
+        Some(Ports::All) | None => vec![any.port()],
+    };
+    for port in ports {
+        let covers = |at: &SocketAddr| {
+            let any = at.ip().is_unspecified() && at.is_ipv4() == home.0.is_ipv4();
+            at.port() == port && (any || at.ip() == home.0)
+        };
+        if !sites.listening.iter().any(covers) {
+            (sites.serve)(crate::http::listen(SocketAddr::new(home.0, port))?, stop.clone());
+        }
+    }
+    Ok(())
+}
+
+fn open_forwarders(
+    served: &Served,
+    home: HomeAddress,
+    (to, tells_client): (SocketAddr, bool),
+    ports: Option<&Ports>,
+    listening: &Listening,
+) -> io::Result<()> {
+    let (tcp, udp) = forwarded_ports(to, ports);
+    let (stop, end) = (&listening.stop, &listening.end);
+    for port in tcp {
+        let (home, forwarded) = (SocketAddr::new(home.0, port), served.forwarded.clone());
+        tokio::spawn(forward_tcp(home, to, tells_client, forwarded, stop.clone(), end.clone())?);
+    }
+    for port in udp {
+        let (home, forwarded) = (SocketAddr::new(home.0, port), served.forwarded.clone());
+        tokio::spawn(forward_udp(home, to, forwarded, stop.clone(), end.clone())?);
+    }
+    Ok(())
+}
+
+/// The ports of TCP and of UDP that are forwarded: those that are open at the address; where all are, the
+/// program's own.
+fn forwarded_ports(to: SocketAddr, ports: Option<&Ports>) -> (Vec<u16>, Vec<u16>) {
+    match ports {
+        Some(Ports::Only { tcp, udp }) => (tcp.clone(), udp.clone()),
+        Some(Ports::All) | None => (vec![to.port()], vec![to.port()]),
+    }
+}
+
+/// What is looked at to know whether a service works.
+fn targets(mode: &Mode, homes: &BTreeSet<HomeAddress>, ports: Option<&Ports>) -> Vec<Target> {
+    match (mode, ports) {
+        (Mode::Sites, _) | (Mode::Local, Some(Ports::All) | None) => Vec::new(),
+        (Mode::To { address, .. }, ports) => {
+            let (tcp, udp) = forwarded_ports(*address, ports);
+            match (tcp.is_empty(), udp.is_empty(), ports) {
+                // All ports: whichever of both protocols the program speaks.
+                (_, _, Some(Ports::All) | None) => vec![Target::Either(*address)],
+                (false, ..) => vec![Target::Accepts(*address)],
+                (true, false, _) => vec![Target::Receives(*address)],
+                (true, true, _) => Vec::new(),
+            }
+        }
+        (Mode::Local, Some(Ports::Only { tcp, udp })) => {
+            let at = |home: &HomeAddress, port: &u16| SocketAddr::new(home.0, *port);
+            let tcp =
+                homes.iter().flat_map(|home| tcp.iter().map(move |port| Target::Listens(at(home, port))));
+            let udp =
+                homes.iter().flat_map(|home| udp.iter().map(move |port| Target::Receives(at(home, port))));
+            tcp.chain(udp).collect()
+        }
+    }
+}
