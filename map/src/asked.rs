@@ -8,7 +8,8 @@
 //! That is a past that all redirectors have heard of alike, unlike their own.
 
 use crate::inputs::{DemandInput, Inputs};
-use crate::table::{Family, Knowledge, Locality, client_prefix};
+use crate::knowledge::Knowledge;
+use crate::locality::{Family, Locality, client_prefix};
 use godwit_core::geo::Coordinates;
 use godwit_core::key::MemberId;
 use ipnet::IpNet;

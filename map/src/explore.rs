@@ -19,9 +19,11 @@
 
 use crate::estimate::materially_better;
 use crate::inputs::{Health, Inputs};
+use crate::knowledge::Candidate;
+use crate::locality::Family;
 use crate::range::Ranges;
 use crate::split::{mix, score};
-use crate::table::{Candidate, Family, Picks, Told};
+use crate::told::{Picks, Told};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 

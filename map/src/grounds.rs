@@ -8,7 +8,7 @@
 
 use crate::decisions::Because;
 use crate::index::Indexed;
-use crate::table::Told;
+use crate::told::Told;
 
 /// What decides for a locality.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

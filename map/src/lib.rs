@@ -23,6 +23,7 @@
 //!    light forbids is set aside, so that no member draws clients by claiming to be near them.
 //!    `estimate`: measured round-trip times decide; what was not measured is estimated from what
 //!    was, and from distance. `explore`: a small share of clients tries what may be better.
+//!    `knowledge` puts these together: who belongs to which `locality`, and the order of replicas there.
 //! 4. `table`: the choices of every run are merged where they are equal, so that a lookup is one
 //!    binary search and tells the widest prefix over which the answer holds (the ECS scope of
 //!    RFC 7871).
@@ -62,14 +63,18 @@ mod group;
 mod homes;
 mod index;
 mod inputs;
+mod knowledge;
+mod locality;
 mod mmdb;
 mod observe;
+mod overlay;
 mod physics;
 mod range;
 pub mod rules;
 mod spill;
 mod split;
 mod table;
+mod told;
 mod whole;
 pub mod why;
 

@@ -18,14 +18,14 @@
 
 use crate::geo::PlaceId;
 use crate::inputs::Inputs;
+use crate::locality::Family;
 use crate::range::{Bits, Ranges};
-use crate::table::Family;
 use godwit_core::name::RegionName;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::fmt;
 
-pub use crate::table::PICKS_MAX as TOLD_MAX;
+pub use crate::told::PICKS_MAX as TOLD_MAX;
 
 /// At most so many rules: every subdivision on Earth, and every list of a prefix file that a person
 /// could have thought of.

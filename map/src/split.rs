@@ -6,7 +6,7 @@
 //! always gets the same, the loss of a share moves only the clients it had, and every redirector
 //! decides alike. A scope in a split is never wider than the prefix that was hashed.
 
-use crate::table::{CLIENT_V4_LEN, CLIENT_V6_LEN};
+use crate::locality::{CLIENT_V4_LEN, CLIENT_V6_LEN};
 use std::net::IpAddr;
 
 /// Some of a split's clients.
