@@ -12,8 +12,7 @@
 //! Everything here follows from the inputs: what was told before by this host plays no part.
 
 use crate::asked::{Localities, Rates, incumbent};
-use crate::decisions::Because;
-use crate::grounds::Ground;
+use crate::grounds::Favourites;
 use crate::inputs::{Inputs, MemberInput};
 use crate::knowledge::{Candidate, Knowledge};
 use crate::locality::{Family, Locality};
@@ -288,40 +287,19 @@ impl Division {
             .collect()
     }
 
-    /// What decides who of `order` is told first to the clients of a locality, most of whom have the
-    /// value `usual`.
-    pub(crate) fn ground(
+    /// Who of `order` has reasons to be told first to the clients of a locality.
+    pub(crate) fn favourites(
         &self,
         inputs: &Inputs,
         order: &[Candidate],
         locality: Locality,
         family: Family,
-        usual: u32,
-    ) -> Ground {
+    ) -> Favourites {
         let nearest = order.iter().find(|candidate| family.serves(inputs, candidate.member));
         let nearest = nearest.map(|nearest| nearest.member);
         let keeper = nearest.filter(|nearest| self.price(*nearest) == 0);
         let keeper = keeper.and_then(|_| self.leans.get(&locality).copied());
-        Ground::Ranked { usual, nearest, keeper }
-    }
-
-    /// Why `first` is told first.
-    pub(crate) fn because(
-        &self,
-        inputs: &Inputs,
-        order: &[Candidate],
-        locality: Locality,
-        family: Family,
-        first: u32,
-    ) -> Because {
-        let nearest = order.iter().find(|candidate| family.serves(inputs, candidate.member));
-        let lean = self.leans.get(&locality).copied();
-        match nearest.map(|nearest| nearest.member) {
-            None => Because::Nearest,
-            Some(nearest) if nearest == first => Because::Nearest,
-            Some(nearest) if lean == Some(first) && self.price(nearest) == 0 => Because::Kept,
-            Some(_) => Because::Overflow,
-        }
+        Favourites { nearest, keeper }
     }
 
     /// Members and their weights for clients of whom nothing is known.

@@ -21,11 +21,17 @@ pub(crate) enum Ground {
     Ranked {
         /// The value that its clients have who do not explore.
         usual: u32,
-        /// The nearest member that serves them.
-        nearest: Option<u32>,
-        /// Who has them already and may keep them.
-        keeper: Option<u32>,
+        favourites: Favourites,
     },
+}
+
+/// Who has reasons to be told first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Favourites {
+    /// The nearest member that serves them.
+    pub(crate) nearest: Option<u32>,
+    /// Who has them already and may keep them.
+    pub(crate) keeper: Option<u32>,
 }
 
 /// The grounds of a table.
@@ -44,11 +50,19 @@ impl Ground {
             (Ground::Rule, _) => Because::Rule,
             (Ground::Hash, _) | (_, None) => Because::Hash,
             (Ground::Ranked { usual, .. }, _) if usual != value => Because::Exploration,
-            (Ground::Ranked { nearest, .. }, first) if nearest.is_none() || nearest == first => {
-                Because::Nearest
-            }
-            (Ground::Ranked { keeper, .. }, first) if keeper == first => Because::Kept,
-            (Ground::Ranked { .. }, _) => Because::Overflow,
+            (Ground::Ranked { favourites, .. }, Some(first)) => favourites.because(first),
+        }
+    }
+}
+
+impl Favourites {
+    /// Why this one is told first to clients who do not explore.
+    pub(crate) fn because(self, first: u32) -> Because {
+        match self {
+            Favourites { nearest: None, .. } => Because::Nearest,
+            Favourites { nearest, .. } if nearest == Some(first) => Because::Nearest,
+            Favourites { keeper, .. } if keeper == Some(first) => Because::Kept,
+            Favourites { .. } => Because::Overflow,
         }
     }
 }

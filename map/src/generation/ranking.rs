@@ -115,7 +115,9 @@ impl Generation {
             (Locality::Rule(_), _) => Because::Rule,
             (Locality::Unknown(_), _) | (_, None) => Because::Hash,
             (_, Some(_)) if explored => Because::Exploration,
-            (_, Some(first)) => self.division.because(&self.inputs, &order, ordered_as, family, first),
+            (_, Some(first)) => {
+                self.division.favourites(&self.inputs, &order, ordered_as, family).because(first)
+            }
         };
         let excluded =
             (0..).zip(&self.inputs.members).filter(|(index, _)| !self.table(site).members().contains(index));

@@ -129,14 +129,17 @@ impl Compiler<'_> {
         let divide = |family| self.division.divide(self.inputs, self.table, &order, locality, family);
         let (v4, v6) = (divide(Family::V4), divide(Family::V6));
         let (family, shares) = if v4.is_empty() { (Family::V6, &v6) } else { (Family::V4, &v4) };
+        let favourites = self.division.favourites(self.inputs, &order, locality, family);
         if let Some(first) = shares.first().and_then(|(picks, _)| picks.first()) {
-            let because = self.division.because(self.inputs, &order, locality, family, *first);
             let source = order.iter().find(|candidate| candidate.member == *first);
-            self.decisions.count(source.map(|c| c.estimate.source), because, shares.len() > 1);
+            self.decisions.count(
+                source.map(|c| c.estimate.source),
+                favourites.because(*first),
+                shares.len() > 1,
+            );
         }
         let value = self.divided(&v4, &v6);
-        let ground = self.division.ground(self.inputs, &order, locality, family, value);
-        let ground = self.ground(ground);
+        let ground = self.ground(Ground::Ranked { usual: value, favourites });
         self.told.push((locality, value));
         let candidates = match self.inputs.exploration {
             Some(_) => explore::candidates(self.inputs, &order),
