@@ -319,6 +319,7 @@ fn try_listen_tcp(address: SocketAddr, shared: &[&Socket]) -> io::Result<std::ne
     }
     tcp.bind(&address.into())?;
     tcp.listen(BACKLOG)?;
+    stand_beside(&tcp)?;
     Ok(tcp.into())
 }
 
@@ -331,7 +332,14 @@ fn try_bind_udp(address: SocketAddr, shared: &[&Socket]) -> io::Result<std::net:
         udp.set_reuse_port(true)?;
     }
     udp.bind(&address.into())?;
+    stand_beside(&udp)?;
     Ok(udp.into())
+}
+
+/// Who else has the port was found out when this was bound. From now on what this process serves at a home
+/// address may stand at the same port beside all addresses.
+fn stand_beside(bound: &Socket) -> io::Result<()> {
+    bound.set_reuse_port(true)
 }
 
 /// Lets others of this user have the port too.

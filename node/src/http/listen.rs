@@ -305,5 +305,8 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(1024)?;
+    // Who has the port was found out. What listens from now on at a home address and at this port, in this
+    // process, may stand beside all addresses.
+    socket.set_reuse_port(true)?;
     TcpListener::from_std(socket.into())
 }

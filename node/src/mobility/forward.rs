@@ -56,6 +56,9 @@ fn bind(kind: socket2::Type, home: SocketAddr) -> io::Result<socket2::Socket> {
         // A restarted daemon takes its port back while old connections linger.
         socket.set_reuse_address(true)?;
     }
+    // The sites and the redirector of this process may have the port at all addresses; packets to the home
+    // address are for the more specific socket.
+    socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&home.into())?;
     Ok(socket)

@@ -80,6 +80,14 @@ struct Served {
     listening: BTreeMap<HomeAddress, Listening>,
 }
 
+impl Served {
+    /// Whether it works, as far as it is known: the program does, and what has to listen for it listens.
+    fn works(&self) -> Option<bool> {
+        let listens = self.listening.values().all(|listening| listening.problem.is_none());
+        self.works.map(|works| works && listens)
+    }
+}
+
 impl Services {
     /// None yet.
     pub(super) fn new(

@@ -155,6 +155,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_port_that_the_sites_have_everywhere_is_forwarded_at_a_home_address() {
+        let program = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let everywhere = crate::http::listen("0.0.0.0:0".parse().unwrap()).unwrap();
+        let port = everywhere.local_addr().unwrap().port();
+        let home = SocketAddr::from(([127, 80, 0, 7], port));
+        let (stop, end) = (CancellationToken::new(), CancellationToken::new());
+        let to = program.local_addr().unwrap();
+        tokio::spawn(forward_tcp(home, to, false, Arc::default(), stop, end).unwrap());
+        let (client, accepted) = tokio::join!(TcpStream::connect(home), program.accept());
+        client.unwrap();
+        accepted.unwrap();
+        // Another process's sites are refused all the same.
+        let second = crate::http::listen(SocketAddr::from(([0, 0, 0, 0], port)));
+        assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
     async fn without_the_program_a_client_is_reset() {
         let bench = bench(free_port(), false);
         let mut client = TcpStream::connect(bench.home).await.unwrap();

@@ -37,14 +37,20 @@ impl Services {
             let homes: BTreeSet<HomeAddress> = self.homes_of(&name).intersection(owned).copied().collect();
             let ports = self.known.granted.get(&name).map(|home| home.ports.clone());
             let Some(served) = self.served.get_mut(&name) else { continue };
-            served.listening.retain(|home, listening| homes.contains(home) && listening.problem.is_none());
+            served.listening.retain(|home, _| homes.contains(home));
             for home in &homes {
-                if served.listening.contains_key(home) {
+                let before = served.listening.get(home);
+                if before.is_some_and(|before| before.problem.is_none()) {
                     continue;
                 }
+                let told = before.and_then(|before| before.problem.clone());
                 let listening = open(&self.sites, served, *home, ports.as_ref(), &self.end);
-                if let Some(problem) = &listening.problem {
-                    tracing::warn!(%name, %home, problem, "nothing listens at a home address");
+                match &listening.problem {
+                    Some(problem) if listening.problem != told => {
+                        tracing::warn!(%name, %home, problem, "nothing listens at a home address");
+                    }
+                    None if told.is_some() => tracing::info!(%name, %home, "now it listens"),
+                    _ => {}
                 }
                 served.listening.insert(*home, listening);
             }

@@ -31,7 +31,7 @@ impl Services {
     /// Where a service stands.
     pub(super) fn state(served: &Served, now: Time) -> State {
         let failed_for = served.failed_at.map(|at| now.since(at));
-        match (served.serving.moved_away, served.works) {
+        match (served.serving.moved_away, served.works()) {
             (_, None) => State::Kept,
             (true, Some(true)) if served.drain_until.is_some_and(|until| now < until) => State::Draining,
             (true, _) => State::Kept,

@@ -31,7 +31,7 @@ impl Services {
             serving: served.serving.clone(),
             homes: self.homes_of(name),
             granted: self.known.granted.contains_key(name),
-            works: served.works,
+            works: served.works(),
             state: Services::state(served, now),
             problem: served.listening.values().find_map(|listening| listening.problem.clone()),
             open: served.forwarded.open.load(Ordering::Relaxed),
