@@ -46,6 +46,9 @@ const INET_DIAG_MD5SIG: u16 = 18;
 struct Socket {
     state: u8,
     signed: bool,
+    /// Of a listener: connections that wait to be accepted, and how many of them may.
+    waiting: u32,
+    waiting_max: u32,
 }
 
 impl Sockets {
@@ -67,6 +70,13 @@ impl Sockets {
             Some(TCP_LISTEN) => Ok(Found::Listener),
             Some(_) => Ok(Found::Connection),
         }
+    }
+
+    /// Whether a connection from `from` to `to` would be taken: somebody listens there, and accepts what
+    /// comes. (Of a listener whose queue is full the kernel drops what is new.)
+    pub fn accepts(&mut self, from: SocketAddr, to: SocketAddr) -> io::Result<bool> {
+        let socket = self.ask([libc::IPPROTO_TCP as u8, 0], from, to)?;
+        Ok(socket.is_some_and(|socket| socket.state == TCP_LISTEN && socket.waiting <= socket.waiting_max))
     }
 
     /// Whether the segments of the connection that exists there are signed (TCP-MD5, RFC 2385); `None`
@@ -218,12 +228,14 @@ fn read(answer: &[u8], sequence: u32) -> Option<io::Result<Option<Socket>>> {
             libc::ENOENT => Ok(None),
             code => Err(io::Error::from_raw_os_error(code)),
         },
-        // inet_diag_msg: family, state.
+        // inet_diag_msg: family, state, … (52 octets), expires, rqueue, wqueue.
         (_, Some(_)) if kind == SOCK_DIAG_BY_FAMILY => {
             let signed =
                 || attributes(answer.get(HEADER_LEN + MESSAGE_LEN..)?).find(|n| *n == INET_DIAG_MD5SIG);
             let signed = signed().is_some();
-            Ok(answer.get(HEADER_LEN + 1).map(|state| Socket { state: *state, signed }))
+            let queue = |at: usize| number(HEADER_LEN + at).unwrap_or(0);
+            let (waiting, waiting_max) = (queue(56), queue(60));
+            Ok(answer.get(HEADER_LEN + 1).map(|state| Socket { state: *state, signed, waiting, waiting_max }))
         }
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is malformed")),
     })
@@ -262,14 +274,35 @@ mod tests {
             assert_eq!(sockets.tcp(from, home).unwrap(), Found::Connection);
             let other = SocketAddr::new(from.ip(), from.port() ^ 1);
             assert_eq!(sockets.tcp(other, home).unwrap(), Found::Listener);
+            assert!(sockets.accepts(other, home).unwrap());
             drop(listener);
             assert_eq!(sockets.tcp(other, home).unwrap(), Found::Nobody);
+            assert!(!sockets.accepts(other, home).unwrap());
             assert_eq!(sockets.tcp(from, home).unwrap(), Found::Connection);
             let listed = |sockets: &mut Sockets| sockets.connections(|local| local == home).unwrap();
             assert_eq!(listed(&mut sockets), [(from, home)]);
             drop((server, client));
             assert_eq!(listed(&mut sockets), []);
         }
+    }
+
+    #[test]
+    fn a_listener_that_accepts_nothing_is_full_in_the_end() {
+        let Ok(mut sockets) = Sockets::open() else {
+            println!("SKIPPED: this kernel tells nothing about sockets");
+            return;
+        };
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(2).unwrap();
+        let (listener, nobody) = (TcpListener::from(socket), "127.0.0.1:9".parse().unwrap());
+        let home = listener.local_addr().unwrap();
+        // One more than was asked for has room.
+        let clients: Vec<_> = (0..3).map(|_| TcpStream::connect(home).unwrap()).collect();
+        assert!(!sockets.accepts(nobody, home).unwrap());
+        let accepted = listener.accept().unwrap();
+        assert!(sockets.accepts(nobody, home).unwrap());
+        drop((accepted, clients));
     }
 
     #[test]

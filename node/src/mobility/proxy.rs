@@ -11,8 +11,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Version 2, a connection on somebody's behalf.
-const VERSION_AND_COMMAND: u8 = 0x21;
+/// Version 2, a connection on somebody's behalf, and one on one's own.
+const PROXY: u8 = 0x21;
+const LOCAL: u8 = 0x20;
 /// A stream over IPv4, and over IPv6.
 const TCP4: u8 = 0x11;
 const TCP6: u8 = 0x21;
@@ -20,7 +21,7 @@ const TCP6: u8 = 0x21;
 /// The header of a connection that `client` made to `home`.
 pub(super) fn header(client: SocketAddr, home: SocketAddr) -> Vec<u8> {
     let mut bytes = SIGNATURE.to_vec();
-    bytes.push(VERSION_AND_COMMAND);
+    bytes.push(PROXY);
     match (client.ip().to_canonical(), home.ip().to_canonical()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             bytes.extend([TCP4, 0, 12]);
@@ -42,6 +43,11 @@ pub(super) fn header(client: SocketAddr, home: SocketAddr) -> Vec<u8> {
     bytes
 }
 
+/// The header of a connection that asks whether the program works (2.2: the addresses are not to be used).
+pub(super) fn health_check() -> Vec<u8> {
+    [&SIGNATURE[..], &[LOCAL, 0, 0, 0]].concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,5 +67,6 @@ mod tests {
         // A socket of both families shows IPv4 clients as mapped addresses.
         let mapped = header("[::ffff:203.0.113.7]:40000".parse().unwrap(), "192.0.2.1:443".parse().unwrap());
         assert_eq!(mapped, v4);
+        assert_eq!(health_check(), [&v4[..12], &[0x20, 0, 0, 0]].concat());
     }
 }

@@ -1,4 +1,8 @@
 //! TCP connections.
+//!
+//! A connection ends at both ends as it ended at one: politely, or by a reset. It is made so that closing
+//! it resets, until both have said that they are done: so a client does not take what is cut off for the
+//! end where the program fails, the service is stopped, or this process is killed.
 
 use super::{Counted, Forwarded, bind};
 use crate::mobility::proxy;
@@ -55,9 +59,9 @@ pub(in crate::mobility) fn forward_tcp(
                     continue;
                 }
             };
+            reset_when_closed(&stream);
             let Ok(place) = places.clone().try_acquire_owned() else {
                 forwarded.refused.fetch_add(1, Ordering::Relaxed);
-                reset(&stream);
                 continue;
             };
             let (forwarded, end) = (forwarded.clone(), end.clone());
@@ -88,24 +92,28 @@ async fn pass(
     let mut program = match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(program) => program,
         Err(error) => {
+            // The client is reset, as by a host without the program.
             forwarded.failed.fetch_add(1, Ordering::Relaxed);
-            // What a host without the program would say.
-            reset(&stream);
             return Err(error);
         }
     };
     stream.set_nodelay(true)?;
     program.set_nodelay(true)?;
+    reset_when_closed(&program);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL);
     SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
     if tells_client {
         program.write_all(&proxy::header(client, home)).await?;
     }
-    tokio::io::copy_bidirectional(&mut stream, &mut program).await.map(drop)
+    tokio::io::copy_bidirectional(&mut stream, &mut program).await?;
+    // Both ends are shut down: what is still to be sent is sent.
+    for ended in [&stream, &program] {
+        SockRef::from(ended).set_linger(None)?;
+    }
+    Ok(())
 }
 
-/// Closing it resets the connection.
-fn reset(stream: &TcpStream) {
+fn reset_when_closed(stream: &TcpStream) {
     // A connection that ends politely instead is no harm.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
@@ -195,6 +203,42 @@ mod tests {
         client.read_exact(&mut heard).await.unwrap();
         assert_eq!(&heard, b"still");
         bench.end.cancel();
-        assert!(matches!(client.read(&mut heard).await, Ok(0) | Err(_)));
+        is_reset(client).await;
+        is_reset(inside).await;
+    }
+
+    async fn is_reset(mut stream: TcpStream) {
+        let ended = stream.read(&mut [0; 16]).await;
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn a_reset_at_one_end_is_one_at_the_other() {
+        let program = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let bench = bench(program.local_addr().unwrap(), false);
+        for program_fails in [true, false] {
+            let mut client = TcpStream::connect(bench.home).await.unwrap();
+            let (mut inside, _) = program.accept().await.unwrap();
+            client.write_all(b"x").await.unwrap();
+            inside.read_u8().await.unwrap();
+            let (fails, other) = if program_fails { (inside, client) } else { (client, inside) };
+            reset_when_closed(&fails);
+            drop(fails);
+            is_reset(other).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_not_sent_yet_at_the_end_arrives() {
+        const LEN: usize = 4 << 20;
+        let program = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let bench = bench(program.local_addr().unwrap(), false);
+        let mut client = TcpStream::connect(bench.home).await.unwrap();
+        client.shutdown().await.unwrap();
+        let (mut inside, _) = program.accept().await.unwrap();
+        tokio::spawn(async move { inside.write_all(&vec![7; LEN]).await.unwrap() });
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got.len(), LEN);
     }
 }

@@ -79,7 +79,7 @@ fn open(
 ) -> Listening {
     let mut listening = Listening { stop: end.child_token(), end: end.child_token(), problem: None };
     let opened = match &served.serving.mode {
-        Mode::Local => Ok(()),
+        Mode::Local => leave_room(sites, home, ports),
         Mode::Sites => open_sites(sites, home, ports, &listening.stop),
         Mode::To { address, proxy_protocol } => {
             open_forwarders(served, home, (*address, *proxy_protocol), ports, &listening)
@@ -104,15 +104,31 @@ fn open_sites(
         Some(Ports::All) | None => vec![any.port()],
     };
     for port in ports {
-        let covers = |at: &SocketAddr| {
-            let any = at.ip().is_unspecified() && at.is_ipv4() == home.0.is_ipv4();
-            at.port() == port && (any || at.ip() == home.0)
-        };
-        if !sites.listening.iter().any(covers) {
+        if !covers(sites, home, port) {
             (sites.serve)(crate::http::listen(SocketAddr::new(home.0, port))?, stop.clone());
         }
     }
     Ok(())
+}
+
+/// Whether this node's HTTP server listens there anyway.
+fn covers(sites: &Sites, home: HomeAddress, port: u16) -> bool {
+    let covers = |at: &SocketAddr| {
+        let any = at.ip().is_unspecified() && at.is_ipv4() == home.0.is_ipv4();
+        at.port() == port && (any || at.ip() == home.0)
+    };
+    sites.listening.iter().any(covers)
+}
+
+/// A program of this host cannot listen where this node's HTTP server does.
+fn leave_room(sites: &Sites, home: HomeAddress, ports: Option<&Ports>) -> io::Result<()> {
+    let Some(Ports::Only { tcp, .. }) = ports else { return Ok(()) };
+    match tcp.iter().find(|port| covers(sites, home, **port)) {
+        Some(port) => Err(io::Error::other(format!(
+            "this node's HTTP server has port {port} of all addresses: name its own in `http.listen`"
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn open_forwarders(
@@ -148,11 +164,12 @@ fn forwarded_ports(to: SocketAddr, ports: Option<&Ports>) -> (Vec<u16>, Vec<u16>
 fn targets(mode: &Mode, homes: &BTreeSet<HomeAddress>, ports: Option<&Ports>) -> Vec<Target> {
     match (mode, ports) {
         (Mode::Sites, _) | (Mode::Local, Some(Ports::All) | None) => Vec::new(),
-        (Mode::To { address, .. }, ports) => {
+        (Mode::To { address, proxy_protocol }, ports) => {
             let (tcp, udp) = forwarded_ports(*address, ports);
             match (tcp.is_empty(), udp.is_empty(), ports) {
                 // All ports: whichever of both protocols the program speaks.
                 (_, _, Some(Ports::All) | None) => vec![Target::Either(*address)],
+                (false, ..) if *proxy_protocol => vec![Target::AcceptsProxied(*address)],
                 (false, ..) => vec![Target::Accepts(*address)],
                 (true, false, _) => vec![Target::Receives(*address)],
                 (true, true, _) => Vec::new(),

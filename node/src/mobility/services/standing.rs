@@ -52,6 +52,12 @@ impl Services {
                 State::Kept => &mut homes.kept,
             };
             set.extend(self.homes_of(name));
+            let deaf = served.listening.iter().filter(|(_, listening)| listening.problem.is_some());
+            for (home, _) in deaf {
+                homes.open.remove(home);
+                homes.draining.remove(home);
+                homes.kept.insert(*home);
+            }
         }
         homes
     }
