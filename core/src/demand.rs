@@ -24,6 +24,9 @@ pub const PREFIXES_MAX: usize = 512;
 /// At most this many sites are told: those with the highest rates.
 pub const SITES_MAX: usize = 64;
 
+/// The total is told anew when it has changed by more than this part of the capacity.
+const TOTAL_PART: u64 = 64;
+
 /// The version of the form.
 const VERSION: u8 = 1;
 
@@ -85,16 +88,20 @@ impl Demand {
     }
 
     /// The same with every rate as it was in `told`, unless it has changed by more than an eighth:
-    /// so that what is told, and with it everybody's map, rests while demand wavers.
+    /// so that what is told, and with it everybody's map, rests while demand wavers. The errors of many
+    /// rates cancel out; that of the total does not, and members are filled to within a few per cent of
+    /// what they can take. So the total is told anew, too, when it has changed by a sixty-fourth of that.
     pub fn steadied(&self, told: &Demand) -> Demand {
         let keep = |now: u64, before: u64| if now.abs_diff(before) * 8 <= before { before } else { now };
+        let part = self.capacity.rps.map_or(u64::MAX, |rps| u64::from(rps) * 1000 / TOTAL_PART);
+        let is_near = self.total_mrps.abs_diff(told.total_mrps) <= part;
         let rate = |now: u32, before: Option<u32>| match before {
             Some(before) => keep(now.into(), before.into()) as u32,
             None => now,
         };
         Demand {
             capacity: self.capacity,
-            total_mrps: keep(self.total_mrps, told.total_mrps),
+            total_mrps: if is_near { keep(self.total_mrps, told.total_mrps) } else { self.total_mrps },
             prefixes: map_rates(&self.prefixes, &told.prefixes, rate),
             sites: map_rates(&self.sites, &told.sites, rate),
         }
@@ -178,5 +185,16 @@ mod tests {
         assert_eq!(wavering.steadied(&told), told);
         let risen = demand(&[("192.0.2.0/24", 901), ("203.0.113.0/24", 5)]);
         assert_eq!(risen.steadied(&told).prefixes, risen.prefixes);
+    }
+
+    #[test]
+    fn the_total_is_told_as_closely_as_the_capacity_is_filled() {
+        let near =
+            |rates| Demand { capacity: Capacity { rps: Some(1), weight_percent: None }, ..demand(rates) };
+        let told = near(&[("192.0.2.0/24", 800), ("198.51.100.0/24", 80)]);
+        let steady = near(&[("192.0.2.0/24", 815), ("198.51.100.0/24", 80)]);
+        assert_eq!(steady.steadied(&told), told);
+        let risen = near(&[("192.0.2.0/24", 895), ("198.51.100.0/24", 70)]).steadied(&told);
+        assert_eq!((&risen.prefixes, risen.total_mrps), (&told.prefixes, 965));
     }
 }
