@@ -1,8 +1,10 @@
 //! What clients ask for, gathered from all members: by prefix, then by locality.
 //!
 //! The rates that members tell are added up by prefix. What a member served beyond the prefixes that
-//! it named (the tail of its clients) is laid over those it named, in proportion, up to
-//! [`TAIL_MAX`] times; the rest counts as unknown clients'. So the total is right, whoever is named.
+//! it named (the tail of its clients) is laid over the places of those it named, up to [`TAIL_MAX`] times
+//! what these ask for; the rest counts as unknown clients'. So the total is right, whoever is named. Each
+//! prefix named brings its place as much of the tail as any other: where many are named there are many,
+//! while one that is busy says nothing about its neighbours.
 //!
 //! Who serves most of a locality today is its *incumbent*: the choice leans on it (see `division`).
 //! That is a past that all redirectors have heard of alike, unlike their own.
@@ -33,6 +35,8 @@ pub(crate) type Rates = BTreeMap<u32, u64>;
 #[derive(Debug, Default)]
 pub(crate) struct Asked {
     prefixes: BTreeMap<IpNet, Rates>,
+    /// What others like them ask for that are not named.
+    tails: BTreeMap<IpNet, Rates>,
     /// What comes from nobody knows where, by the family of most named clients (IPv4 when none is).
     rest: BTreeMap<Family, Rates>,
     heavy: Vec<IpNet>,
@@ -89,9 +93,16 @@ impl Asked {
             self.clipped.insert(member);
         }
         let spread = total.min(sum.saturating_mul(1 + TAIL_MAX));
-        for (prefix, rate) in &named {
-            let rate = (u128::from(*rate) * u128::from(spread) / u128::from(sum.max(1))) as u64;
+        let stated = sum.min(total);
+        let mut tail = spread - stated;
+        for ((prefix, rate), left) in named.iter().zip((1..=named.len() as u64).rev()) {
+            let rate = (u128::from(*rate) * u128::from(stated) / u128::from(sum.max(1))) as u64;
             *self.prefixes.entry(*prefix).or_default().entry(member).or_default() += rate;
+            let part = tail / left;
+            tail -= part;
+            if part > 0 {
+                *self.tails.entry(*prefix).or_default().entry(member).or_default() += part;
+            }
         }
         if total > spread {
             let v6 = named.iter().filter(|(prefix, _)| matches!(prefix, IpNet::V6(_))).count();
@@ -120,9 +131,13 @@ impl Asked {
     pub(crate) fn localities(&self, knowledge: &Knowledge) -> Localities {
         let mut localities =
             Localities { unknown: self.rest.clone(), clipped: self.clipped.clone(), ..Localities::default() };
-        for (prefix, rates) in &self.prefixes {
-            let family = Family::of(prefix.addr());
+        let named = self.prefixes.iter().map(|(prefix, rates)| {
             let (locality, _) = knowledge.locate(prefix.addr());
+            (prefix, locality, rates)
+        });
+        let tails = self.tails.iter().map(|(prefix, rates)| (prefix, knowledge.around(*prefix), rates));
+        for (prefix, locality, rates) in named.chain(tails) {
+            let family = Family::of(prefix.addr());
             if let Some((_, place)) = knowledge.geo.lookup(prefix.addr()) {
                 let sum = localities.places.entry(place).or_default();
                 rates.iter().for_each(|(member, rate)| *sum.entry(*member).or_default() += rate);
@@ -166,17 +181,19 @@ mod tests {
             told(&inputs.members[2], 5000, &[]),
         ];
         let asked = Asked::new(&inputs);
-        assert_eq!(asked.prefixes[&"192.0.2.0/24".parse().unwrap()], Rates::from([(0, 600), (1, 100)]));
-        assert_eq!(asked.prefixes[&"198.51.100.0/24".parse().unwrap()], Rates::from([(0, 1400)]));
+        let [near, far]: [IpNet; 2] = ["192.0.2.0/24", "198.51.100.0/24"].map(|net| net.parse().unwrap());
+        assert_eq!(asked.prefixes[&near], Rates::from([(0, 300), (1, 100)]));
+        assert_eq!(asked.prefixes[&far], Rates::from([(0, 700)]));
+        assert_eq!([&asked.tails[&near], &asked.tails[&far]], [&Rates::from([(0, 500)]); 2]);
         assert_eq!(asked.rest[&Family::V4], Rates::from([(2, 5000)]));
         let place = godwit_core::geo::Coordinates::new(1.0, 2.0).unwrap();
         let geo = GeoDb::from_networks([("192.0.0.0/16".parse().unwrap(), place)]);
         let localities = asked.localities(&Knowledge::new(&inputs, &geo, &[], None));
         assert_eq!(
             localities.known,
-            BTreeMap::from([((Locality::Place(place), Family::V4), Rates::from([(0, 600), (1, 100)]))])
+            BTreeMap::from([((Locality::Place(place), Family::V4), Rates::from([(0, 800), (1, 100)]))])
         );
-        assert_eq!(localities.unknown[&Family::V4], Rates::from([(0, 1400), (2, 5000)]));
+        assert_eq!(localities.unknown[&Family::V4], Rates::from([(0, 1200), (2, 5000)]));
     }
 
     #[test]

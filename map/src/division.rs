@@ -17,8 +17,10 @@ use crate::inputs::{Inputs, MemberInput};
 use crate::knowledge::{Candidate, Knowledge};
 use crate::locality::{Family, Locality};
 use crate::spill::{Item, NEVER, Plan, assign, pour, scale};
+use crate::split::Grain;
 use godwit_core::geo::Coordinates;
 use godwit_core::name::SiteName;
+use ipnet::IpNet;
 use std::collections::BTreeMap;
 
 /// A replica that nothing is known of costs this much: more than any that something is known of.
@@ -28,7 +30,7 @@ const NOWHERE_US: u32 = 2_000_000;
 const ITEMS_MAX: usize = 16_384;
 /// Weights of a divided locality are whole parts of this many: finer ones would move clients with
 /// every breath of demand.
-const PARTS: u64 = 64;
+pub(crate) const PARTS: u64 = 64;
 /// The sum of the weights of clients of whom nothing is known, at most: pairs of families multiply.
 const WEIGHTS_MAX: u64 = 1 << 15;
 /// A replica that is filled further than this, of its limit, is told to nobody as the second best:
@@ -47,6 +49,8 @@ pub(crate) struct Division {
     tables: Vec<Divided>,
     /// Who serves most of each locality, over both families.
     leans: BTreeMap<Locality, u32>,
+    /// Prefixes of which something was measured, and where they are.
+    places: BTreeMap<IpNet, Coordinates>,
     /// What each locality asks for, all sites together.
     demand: BTreeMap<Locality, u64>,
 }
@@ -106,6 +110,7 @@ impl Division {
             leans: both.iter().filter_map(|(at, rates)| Some((*at, incumbent(rates)?))).collect(),
             demand: both.iter().map(|(at, rates)| (*at, rates.values().sum())).collect(),
             plan: Plan::default(),
+            places: knowledge.observed.placed().collect(),
         };
         // Who serves most of a place keeps also those of it of whom nobody tells who serves them.
         let places: BTreeMap<Coordinates, u32> =
@@ -113,9 +118,9 @@ impl Division {
         for (place, member) in &places {
             division.leans.entry(Locality::Place(*place)).or_insert(*member);
         }
-        for (prefix, place) in knowledge.observed.placed() {
-            let Some(member) = places.get(&place) else { continue };
-            let locality = Locality::Prefix(prefix);
+        for (prefix, place) in &division.places {
+            let Some(member) = places.get(place) else { continue };
+            let locality = Locality::Prefix(*prefix);
             if !both.contains_key(&locality) {
                 division.leans.insert(locality, *member);
             }
@@ -265,26 +270,56 @@ impl Division {
         family: Family,
     ) -> Vec<(Vec<u32>, u32)> {
         let costs = self.costs(inputs, order, locality, family);
-        let planned = self.tables.get(table).and_then(|table| table.shares.get(&(locality, family)));
+        let planned = self.planned(table, locality, family);
         let price = |member: u32| self.price(member);
         let effective = |cost: &Cost| cost.cost_us.saturating_add(price(cost.member));
         let Some(best) = costs.iter().min_by_key(|cost| effective(cost)) else { return Vec::new() };
         // Where nothing is known of anybody, nobody is known to be as good.
         let blind = order.iter().all(|candidate| candidate.estimate.rtt_us.is_none());
-        let firsts = match planned {
+        let least = effective(best);
+        let suits = |(member, _): &(u32, u32)| {
+            let cost = costs.iter().find(|cost| cost.member == *member);
+            cost.is_some_and(|cost| !crate::estimate::materially_better(least, effective(cost)))
+        };
+        let of_place = || self.of_place(table, locality, family).filter(|shares| shares.iter().all(suits));
+        let firsts = match planned.or_else(of_place) {
             Some(planned) => planned.clone(),
             None => vec![(best.member, 1)],
         };
-        let least = effective(best);
-        let equals = |first: u32| {
+        let equals = |first: u32| -> Vec<u32> {
+            if let (Locality::Prefix(_), Some(_), true) = (locality, planned, firsts.len() > 1) {
+                // They share one prefix: who cannot be told apart is told of all of them.
+                return firsts.iter().map(|(other, _)| *other).filter(|other| *other != first).collect();
+            }
             let others = costs.iter().filter(move |cost| cost.member != first);
             let others = others.filter(|cost| !crate::estimate::materially_better(least, effective(cost)));
-            others.filter(|cost| !blind && self.is_roomy(cost.member)).map(|cost| cost.member)
+            others.filter(|cost| !blind && self.is_roomy(cost.member)).map(|cost| cost.member).collect()
         };
         firsts
             .iter()
             .map(|(first, weight)| ([*first].into_iter().chain(equals(*first)).collect(), *weight))
             .collect()
+    }
+
+    /// What is planned for clients of whom it is known what they ask for.
+    fn planned(&self, table: usize, locality: Locality, family: Family) -> Option<&Weighted> {
+        self.tables.get(table)?.shares.get(&(locality, family))
+    }
+
+    /// A prefix of which nobody tells what it asks for goes with the others of its place, where these are
+    /// divided: so its place is divided as planned.
+    fn of_place(&self, table: usize, locality: Locality, family: Family) -> Option<&Weighted> {
+        let Locality::Prefix(prefix) = locality else { return None };
+        let place = Locality::Place(*self.places.get(&prefix)?);
+        self.planned(table, place, family).filter(|shares| shares.len() > 1)
+    }
+
+    /// By what the clients of a locality are told apart where they are divided.
+    pub(crate) fn grain(&self, table: usize, locality: Locality, family: Family) -> Grain {
+        match (locality, self.planned(table, locality, family)) {
+            (Locality::Prefix(_), Some(_)) => Grain::Address,
+            _ => Grain::Prefix,
+        }
     }
 
     /// Who of `order` has reasons to be told first to the clients of a locality.

@@ -73,6 +73,15 @@ impl Knowledge {
         }
     }
 
+    /// To which locality those belong that are like the clients of this prefix, but of other prefixes.
+    pub(crate) fn around(&self, prefix: IpNet) -> Locality {
+        match self.geo.whereabouts(prefix.addr()) {
+            Some(Place::Point(point)) => Locality::Place(point.coordinates),
+            Some(Place::Rule(rule)) => Locality::Rule(*rule),
+            None => Locality::Unknown(prefix),
+        }
+    }
+
     pub(crate) fn observed_client(&self, prefix: IpNet) -> Client {
         self.observed.of(&prefix, self.geo.lookup(prefix.addr()).map(|(_, place)| place))
     }

@@ -30,7 +30,9 @@ impl Locality {
                 mix((place.lat().to_bits() ^ mix(place.lon().to_bits())).rotate_left(1))
             }
             Locality::Rule(rule) => mix(rule.0.into()),
-            Locality::Prefix(net) | Locality::Unknown(net) => client_number(net.addr()),
+            Locality::Prefix(net) | Locality::Unknown(net) => {
+                client_number(net.addr(), client_len(net.addr()))
+            }
         }
     }
 }

@@ -5,9 +5,35 @@
 //! and a weight, of which a client gets one by rendezvous hashing of its /24 or /48. So a client
 //! always gets the same, the loss of a share moves only the clients it had, and every redirector
 //! decides alike. A scope in a split is never wider than the prefix that was hashed.
+//!
+//! Where one such prefix by itself asks for more than any replica has room for, its own clients are
+//! divided, by address (IPv6: by /64; [`Grain::Address`]). A query that tells the prefix alone cannot be
+//! divided like that: so each share's answer lists the replicas of the others, too, after its own, and
+//! resolvers hand them out in turn.
 
 use crate::locality::{CLIENT_V4_LEN, CLIENT_V6_LEN};
 use std::net::IpAddr;
+
+/// By what clients of a split are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Grain {
+    /// By client prefix.
+    Prefix,
+    /// Within a client prefix.
+    Address,
+}
+
+impl Grain {
+    /// How many leading bits of a client's address are hashed.
+    pub(crate) fn len(self, client: IpAddr) -> u8 {
+        match (self, client) {
+            (Grain::Prefix, IpAddr::V4(_)) => CLIENT_V4_LEN,
+            (Grain::Prefix, IpAddr::V6(_)) => CLIENT_V6_LEN,
+            (Grain::Address, IpAddr::V4(_)) => 32,
+            (Grain::Address, IpAddr::V6(_)) => 64,
+        }
+    }
+}
 
 /// Some of a split's clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,31 +50,32 @@ pub(crate) struct Share {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Split {
     shares: Vec<Share>,
+    grain: Grain,
     /// Whether all weigh the same: then scores compare as integers.
     even: bool,
 }
 
 impl Split {
     /// A split of `shares`; `None` when there is none with a weight.
-    pub(crate) fn new(mut shares: Vec<Share>) -> Option<Split> {
+    pub(crate) fn new(mut shares: Vec<Share>, grain: Grain) -> Option<Split> {
         shares.retain(|share| share.weight > 0);
         let first = shares.first()?.weight;
         let even = shares.iter().all(|share| share.weight == first);
-        Some(Split { shares, even })
+        Some(Split { shares, grain, even })
     }
 
-    /// How many shares there are; at least one.
+    /// The shares; at least one.
     pub(crate) fn shares(&self) -> &[Share] {
         &self.shares
     }
 
-    /// How many shares there are.
-    pub(crate) fn len(&self) -> usize {
-        self.shares.len()
+    /// The answer for a client, and the length of the prefix that has it with it.
+    pub(crate) fn choose(&self, client: IpAddr) -> (u32, u8) {
+        let len = self.grain.len(client);
+        (self.drawn(client_number(client, len)), len)
     }
 
-    /// The answer for a client prefix, given by [`client_number`].
-    pub(crate) fn choose(&self, client: u64) -> u32 {
+    fn drawn(&self, client: u64) -> u32 {
         let uniform = |share: &Share| score(share.seed, client);
         let best = if self.even {
             // Of equals the first, as everywhere.
@@ -66,11 +93,11 @@ impl Split {
     }
 }
 
-/// The number by which a client prefix is hashed.
-pub(crate) fn client_number(client: IpAddr) -> u64 {
+/// The number by which the first `len` bits of a client's address are hashed; at most 64 count.
+pub(crate) fn client_number(client: IpAddr, len: u8) -> u64 {
     match client {
-        IpAddr::V4(address) => u64::from(u32::from(address) >> (32 - CLIENT_V4_LEN)),
-        IpAddr::V6(address) => 1 << 63 | (u128::from(address) >> (128 - CLIENT_V6_LEN)) as u64,
+        IpAddr::V4(address) => u64::from(u32::from(address)) >> (32 - len.min(32)),
+        IpAddr::V6(address) => 1 << 63 | (u128::from(address) >> (128 - len.min(64))) as u64,
     }
 }
 
@@ -138,10 +165,11 @@ mod tests {
     fn counts(weights: &[u32]) -> Vec<u32> {
         let share =
             |(weight, answer): (&u32, u32)| Share { answer, weight: *weight, seed: mix(answer.into()) };
-        let split = Split::new(weights.iter().zip(0..).map(share).collect()).unwrap();
+        let shares = weights.iter().zip(0..).map(share).collect();
+        let split = Split::new(shares, Grain::Prefix).unwrap();
         let mut counts = vec![0; weights.len()];
         for client in 0..20_000 {
-            counts[split.choose(client) as usize] += 1;
+            counts[split.drawn(client) as usize] += 1;
         }
         counts
     }
@@ -171,11 +199,11 @@ mod tests {
                 weight: if answer == 0 { weight } else { 10 },
                 seed: mix(answer.into()),
             };
-            Split::new((0..4).map(share).collect()).unwrap()
+            Split::new((0..4).map(share).collect(), Grain::Prefix).unwrap()
         };
         let (before, after) = (split(10), split(5));
         for client in 0..5_000 {
-            let (before, after) = (before.choose(client), after.choose(client));
+            let (before, after) = (before.drawn(client), after.drawn(client));
             assert!(before == after || before == 0, "{client} moved from {before} to {after}");
         }
     }

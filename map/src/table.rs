@@ -5,7 +5,7 @@
 //! that nothing was observed of share an answer; an observed prefix has its own. Where nothing is
 //! known at all, clients are divided among the replicas by their /24 or /48 (see `split`), and a scope
 //! is never wider than that prefix. So are those of a place whose demand is too much for one replica
-//! (see `division`).
+//! (see `division`), and, by single address, those of a prefix that no replica has room for.
 //!
 //! A run's value is a number: of an answer, or with [`SPLIT`] set of a split. Answers are numbered
 //! densely, so that whoever encodes them beforehand keeps an array ([`Table::choose`]).
@@ -15,8 +15,8 @@ mod compile;
 use crate::decisions::{Because, Decisions};
 use crate::grounds::{Ground, Grounds};
 use crate::index::Indexed;
-use crate::locality::{Locality, client_len};
-use crate::split::{Split, client_number};
+use crate::locality::Locality;
+use crate::split::Split;
 use crate::told::Told;
 use std::net::IpAddr;
 
@@ -67,10 +67,8 @@ impl Table {
             IpAddr::V4(address) => self.v4.get(address.into()),
             IpAddr::V6(address) => self.v6.get(address.into()),
         };
-        if value & SPLIT == 0 {
-            return (value, scope);
-        }
-        (self.resolve(value, client), scope.max(client_len(client)))
+        let (number, len) = self.resolve(value, client);
+        (number, scope.max(len))
     }
 
     /// Why a client is told its answer.
@@ -79,7 +77,7 @@ impl Table {
             IpAddr::V4(address) => (self.v4.get(address.into()), self.grounds.v4.get(address.into())),
             IpAddr::V6(address) => (self.v6.get(address.into()), self.grounds.v6.get(address.into())),
         };
-        let told = self.answer(if value & SPLIT == 0 { value } else { self.resolve(value, client) });
+        let told = self.answer(self.resolve(value, client).0);
         let ground = self.grounds.grounds.get(ground as usize).copied().unwrap_or(Ground::Hash);
         ground.because(value, &told)
     }
@@ -118,10 +116,11 @@ impl Table {
         &self.decisions
     }
 
-    fn resolve(&self, value: u32, client: IpAddr) -> u32 {
-        match self.splits.get((value ^ SPLIT) as usize) {
-            Some(split) => split.choose(client_number(client)),
-            None => value,
+    /// The answer of a client of a run with this value, and how long the prefix is that has it.
+    fn resolve(&self, value: u32, client: IpAddr) -> (u32, u8) {
+        if value & SPLIT == 0 {
+            return (value, 0);
         }
+        self.splits.get((value ^ SPLIT) as usize).map_or((value, 0), |split| split.choose(client))
     }
 }

@@ -225,3 +225,67 @@ proptest! {
         }
     }
 }
+
+fn whole(demand: u64, costs: &[u32]) -> Item {
+    Item { whole: true, ..item(demand, costs) }
+}
+
+#[test]
+fn a_prefix_that_nobody_has_room_for_is_divided_by_as_much_as_is_too_much() {
+    let items = [whole(1500, &[5, 9, 90]), whole(300, &[9, 5, 90])];
+    let plan = assign(&[Some(1000), Some(1000), Some(1000)], &items);
+    assert!(plan.load.iter().all(|load| *load <= 965), "{:?}", plan.load);
+    assert!(plan.shares[0].len() > 1, "{:?}", plan.shares);
+    assert_eq!(plan.shares[0].values().sum::<u64>(), 1500);
+    assert_eq!(plan.shares[1], BTreeMap::from([(1, 300)]), "what fits stays whole");
+}
+
+/// What all items cost where they are.
+fn cost_of(items: &[Item], plan: &Plan) -> u128 {
+    let of = |(item, shares): (&Item, &BTreeMap<u32, u64>)| -> u128 {
+        shares.iter().map(|(at, amount)| u128::from(item.costs[*at as usize]) * u128::from(*amount)).sum()
+    };
+    items.iter().zip(&plan.shares).map(of).sum()
+}
+
+#[test]
+fn two_that_are_in_each_others_place_change_places() {
+    // Neither has room for both, and each prefix sits where the other would be better off.
+    let items = [whole(700, &[10, 50]), whole(600, &[40, 10])];
+    let mut plan = assign(&[Some(1000), Some(1000)], &items);
+    assert_eq!(plan.shares, [BTreeMap::from([(0, 700)]), BTreeMap::from([(1, 600)])]);
+    plan.shares = vec![BTreeMap::from([(1, 700)]), BTreeMap::from([(0, 600)])];
+    plan.load = vec![600, 700];
+    whole::polish(&items, &mut plan, vec![850, 850]);
+    assert_eq!(plan.shares, [BTreeMap::from([(0, 700)]), BTreeMap::from([(1, 600)])]);
+    assert_eq!(plan.load, [700, 600]);
+}
+
+proptest! {
+    #[test]
+    fn polishing_costs_nobody_his_room_and_all_together_nothing(
+        items in prop::collection::vec((1u64..400, prop::collection::vec(1u32..100, 4), any::<bool>()), 1..40),
+        places in prop::collection::vec(0usize..4, 40),
+    ) {
+        let items: Vec<Item> =
+            items.iter().map(|(demand, costs, whole)| Item { whole: *whole, ..item(*demand, costs) }).collect();
+        let mut plan = Plan { load: vec![0; 4], ..Plan::default() };
+        for (item, at) in items.iter().zip(places) {
+            plan.shares.push(BTreeMap::from([(at as u32, item.demand)]));
+            plan.load[at] += item.demand;
+        }
+        let before = plan.clone();
+        whole::polish(&items, &mut plan, vec![1200; 4]);
+        let mut load = vec![0; 4];
+        for (item, shares) in items.iter().zip(&plan.shares) {
+            prop_assert_eq!(shares.values().sum::<u64>(), item.demand);
+            prop_assert!(!item.whole || shares.len() == 1, "{:?}", shares);
+            shares.iter().for_each(|(at, amount)| load[*at as usize] += amount);
+        }
+        prop_assert_eq!(&load, &plan.load);
+        for (now, before) in load.iter().zip(&before.load) {
+            prop_assert!(*now <= 1200.max(*before), "{} after {}", now, before);
+        }
+        prop_assert!(cost_of(&items, &plan) <= cost_of(&items, &before));
+    }
+}

@@ -13,7 +13,7 @@ use crate::knowledge::Knowledge;
 use crate::locality::{Family, Locality};
 use crate::overlay::{Block, overlay};
 use crate::rules::{self, RuleId};
-use crate::split::{Share, Split, mix, pairs};
+use crate::split::{Grain, Share, Split, mix, pairs};
 use crate::told::{Picks, Told};
 use godwit_core::geo::Coordinates;
 use ipnet::IpNet;
@@ -138,7 +138,8 @@ impl Compiler<'_> {
                 shares.len() > 1,
             );
         }
-        let value = self.divided(&v4, &v6);
+        let grain = self.division.grain(self.table, locality, family);
+        let value = self.divided(&v4, &v6, grain);
         let ground = self.ground(Ground::Ranked { usual: value, favourites });
         self.told.push((locality, value));
         let candidates = match self.inputs.exploration {
@@ -156,8 +157,8 @@ impl Compiler<'_> {
     }
 
     /// The value of a run whose clients are divided among these, in each family.
-    fn divided(&mut self, v4: &[(Vec<u32>, u32)], v6: &[(Vec<u32>, u32)]) -> u32 {
-        self.divided_as(v4, v6, Picks::equals)
+    fn divided(&mut self, v4: &[(Vec<u32>, u32)], v6: &[(Vec<u32>, u32)], grain: Grain) -> u32 {
+        self.divided_as(v4, v6, grain, Picks::equals)
     }
 
     /// The same, with what `told` makes of the members of a share.
@@ -165,6 +166,7 @@ impl Compiler<'_> {
         &mut self,
         v4: &[(Vec<u32>, u32)],
         v6: &[(Vec<u32>, u32)],
+        grain: Grain,
         told: fn(&[u32]) -> Picks,
     ) -> u32 {
         let picks = |shares: &[(Vec<u32>, u32)], first: Option<u32>| {
@@ -181,7 +183,7 @@ impl Compiler<'_> {
                 Share { answer: self.number(told), weight, seed: self.seed_of(first_v4, first_v6) }
             })
             .collect();
-        self.split(shares)
+        self.split(shares, grain)
     }
 
     fn seed_of(&self, v4: Option<u32>, v6: Option<u32>) -> u64 {
@@ -193,7 +195,7 @@ impl Compiler<'_> {
     fn rule(&mut self, rule: RuleId) -> Value {
         let order = self.knowledge.ruled(self.inputs, &self.members, Locality::Rule(rule));
         let [v4, v6] = rules::tell(self.inputs, &order, self.knowledge.geo.at_most());
-        Value::same(self.divided_as(&v4, &v6, Picks::listed))
+        Value::same(self.divided_as(&v4, &v6, Grain::Prefix, Picks::listed))
     }
 
     fn ground(&mut self, ground: Ground) -> u32 {
@@ -209,14 +211,14 @@ impl Compiler<'_> {
             weighted.into_iter().map(|(member, weight)| (vec![member], weight)).collect()
         };
         let (v4, v6) = (alone(Family::V4), alone(Family::V6));
-        self.divided(&v4, &v6)
+        self.divided(&v4, &v6, Grain::Prefix)
     }
 
     /// The value of a run whose clients are divided by `shares`.
-    fn split(&mut self, shares: Vec<Share>) -> u32 {
-        match (Split::new(shares), self.splits.len() as u32) {
+    fn split(&mut self, shares: Vec<Share>, grain: Grain) -> u32 {
+        match (Split::new(shares, grain), self.splits.len() as u32) {
             (None, _) => self.number(Told::default()),
-            (Some(split), _) if split.len() == 1 => split.choose(0),
+            (Some(split), _) if split.shares().len() == 1 => split.shares()[0].answer,
             (Some(split), next) => SPLIT | *self.splits.entry(split).or_insert(next),
         }
     }

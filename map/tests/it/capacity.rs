@@ -178,6 +178,25 @@ fn a_prefix_that_is_heavy_is_looked_at_by_itself() {
 }
 
 #[test]
+fn a_prefix_that_nobody_can_take_is_divided_by_address() {
+    let mut world = World::new(&[Some(100); 6], BTreeMap::from([(prefix(0), 150_000)]));
+    (0..3).for_each(|_| world.step());
+    let mut counts: BTreeMap<Ipv4Addr, u64> = BTreeMap::new();
+    for low in 0..256 {
+        let IpAddr::V4(base) = prefix(0).addr() else { panic!("{}", prefix(0)) };
+        let answer = world.generation().answer(Ipv4Addr::from(u32::from(base) + low).into(), "www").unwrap();
+        assert_eq!(answer.scope, 32, "what chose the answer is in its scope");
+        let told: Vec<Ipv4Addr> = answer.v4().map(|(_, address)| address).collect();
+        assert!(told.len() > 1, "who cannot be told apart learns of all: {told:?}");
+        *counts.entry(told[0]).or_default() += 1;
+    }
+    let most = counts.values().max().unwrap() * 150_000 / 256;
+    assert!(counts.len() > 1 && most <= 100_000, "{counts:?}");
+    // A neighbour is told as before.
+    assert!(world.generation().answer(prefix(1).addr(), "www").unwrap().scope <= 24);
+}
+
+#[test]
 fn unknown_clients_divide_by_capacity_and_the_operators_weight() {
     let mut inputs = network();
     let told = [(Some(100), None), (Some(300), None), (None, None), (Some(200), Some(50)), (None, Some(0))];
