@@ -11,29 +11,35 @@
 
 mod asked;
 mod body;
+mod exchange;
 mod finish;
+mod head;
 mod host;
 mod listen;
 mod media;
 mod movable;
 mod moved;
+mod parts;
 mod path;
 mod precondition;
 mod range;
+mod refusal;
 mod rtt;
 mod sending;
 mod serve;
 mod sites;
 mod socket;
+mod taken;
 mod watch;
 
 pub(crate) use asked::Asked;
 pub(crate) use body::{Body, full};
 pub(crate) use listen::{Door, accept, listen};
-pub(crate) use movable::{Moving, Taking};
+pub(crate) use movable::Moving;
 pub(crate) use rtt::{Rtts, for_log};
 pub(crate) use serve::Server;
 pub(crate) use sites::Sites;
+pub(crate) use taken::Taking;
 
 use crate::config::HttpConfig;
 use crate::content::Content;

@@ -16,17 +16,19 @@
 //! goes it stays; where nobody takes it, the file is fetched as ever.
 
 use super::finish::{Finished, finish};
+use super::head::{ends, head_of, says};
 use super::listen::{Door, Guest};
 use super::moved::{Left, Plan};
 use super::socket::ClientSocket;
+use super::taken::Here;
 use super::watch::{Note, Standing, Watch};
-use crate::handoff::{Handoffs, Packets, Program, Rebuilt, Refused, StopOrder, Stopped};
+use crate::handoff::{Handoffs, Packets, Rest, StopOrder, Stopped};
 use bytes::{Bytes, BytesMut};
 use godwit_core::flow::FlowKey;
 use godwit_core::handoff::Kept;
 use godwit_core::key::MemberId;
-use godwit_net::repair::{self, Frozen};
-use http::{HeaderMap, Request, Response, Version, header};
+use godwit_net::repair;
+use http::{Request, Response};
 use hyper::body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -45,9 +47,6 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-/// The number of this program among those whose connections move.
-const PROGRAM: u8 = 1;
 
 /// A response that is being made may take so long until the connection can move.
 const BUSY_MAX: Duration = Duration::from_millis(80);
@@ -283,7 +282,7 @@ impl Movable {
             false => Left { unparsed: [&left.unparsed[..], &unread].concat().into(), ..left },
         };
         let Ok(stream) = stream.into_std() else { return };
-        let rest: Box<dyn crate::handoff::Rest> = Box::new(Here { movable: self, left });
+        let rest: Box<dyn Rest> = Box::new(Here { movable: self, left });
         if let Err(Ok(Stopped { stream, rest })) = order.send(Ok(Stopped { stream, rest })) {
             rest.resume(stream);
         }
@@ -334,119 +333,4 @@ async fn close(mut socket: ClientSocket) -> io::Result<()> {
     let heard = async { while matches!(socket.read(&mut rest).await, Ok(1..)) {} };
     let _ = tokio::time::timeout(LINGER, heard).await;
     Ok(())
-}
-
-/// Whether a connection ends with this request (RFC 9112, 9.3).
-fn ends(version: Version, headers: &HeaderMap) -> bool {
-    says(headers, "close") || version < Version::HTTP_11 && !says(headers, "keep-alive")
-}
-
-fn says(headers: &HeaderMap, option: &str) -> bool {
-    let lists = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    lists.flat_map(|list| list.split(',')).any(|item| item.trim().eq_ignore_ascii_case(option))
-}
-
-/// A request's head, for somebody else to read.
-fn head_of<B>(request: &Request<B>) -> Bytes {
-    let mut head = Vec::with_capacity(512);
-    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    let target = if request.uri().scheme().is_some() { request.uri().to_string() } else { target.to_owned() };
-    let version = if request.version() < Version::HTTP_11 { "HTTP/1.0" } else { "HTTP/1.1" };
-    head.extend(format!("{} {target} {version}\r\n", request.method()).bytes());
-    for (name, value) in request.headers() {
-        head.extend(name.as_str().bytes());
-        head.extend(b": ");
-        head.extend(value.as_bytes());
-        head.extend(b"\r\n");
-    }
-    head.extend(b"\r\n");
-    head.into()
-}
-
-/// A connection that has stopped here.
-struct Here {
-    movable: Movable,
-    left: Left,
-}
-
-impl crate::handoff::Rest for Here {
-    fn program(&self) -> u8 {
-        PROGRAM
-    }
-
-    fn pack(&self, socket: &Frozen) -> Result<Vec<u8>, Kept> {
-        let len = self.left.literal_len(socket.state().in_flight);
-        if len == 0 {
-            return self.left.pack(&[]);
-        }
-        let in_flight = socket.in_flight().map_err(|_| Kept::Unmovable)?;
-        self.left.pack(in_flight.get(..len).ok_or(Kept::Unmovable)?)
-    }
-
-    fn resume(self: Box<Self>, stream: std::net::TcpStream) {
-        start(self.movable, self.left, stream);
-    }
-}
-
-fn start(movable: Movable, left: Left, stream: std::net::TcpStream) {
-    let ready = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
-    match ready.and_then(|()| TcpStream::from_std(stream)) {
-        Ok(stream) => drop(movable.moving.tasks.clone().spawn(movable.serve(stream, left))),
-        Err(error) => tracing::warn!(%error, "a connection could not go on"),
-    }
-}
-
-/// Takes connections over.
-pub(crate) struct Taking(pub(crate) Arc<Door>);
-
-#[async_trait::async_trait]
-impl Program for Taking {
-    fn number(&self) -> u8 {
-        PROGRAM
-    }
-
-    async fn rebuild(&self, flow: FlowKey, in_flight: u32, packed: &[u8]) -> Result<Rebuilt, Refused> {
-        let door = self.0.clone();
-        let (left, literal) =
-            Left::unpack(packed, in_flight).map_err(|error| Refused::Malformed(error.to_string()))?;
-        let moving = door.moving().ok_or(Refused::Full)?;
-        let guest = door.admit(flow.correspondent.ip()).ok_or(Refused::Full)?;
-        let made = left.in_flight(&door.server().content, in_flight, literal).await;
-        let in_flight = made.map_err(|absent| Refused::Absent(absent.to_string()))?;
-        // What comes next shall be here too: a holder goes on with it better than somebody who fetches.
-        if let Some(rest) = left.rest.as_ref().filter(|rest| rest.next < rest.plan.end) {
-            let here = rest.here(&door.server().content).await;
-            here.map_err(|absent| Refused::Absent(absent.to_string()))?;
-        }
-        let movable = Movable { door, moving, flow, guest };
-        let go_on = Box::new(move |stream| start(movable, left, stream));
-        Ok(Rebuilt { in_flight, go_on })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_head_is_read_as_it_was() {
-        let request =
-            Request::get("/a/b?c=d").header("host", "www").header("range", "bytes=1-").body(()).unwrap();
-        let expected = "GET /a/b?c=d HTTP/1.1\r\nhost: www\r\nrange: bytes=1-\r\n\r\n";
-        assert_eq!(head_of(&request), expected);
-    }
-
-    #[test]
-    fn rfc9112_9_3_a_connection_ends_when_it_is_said() {
-        let headers = |value: &str| HeaderMap::from_iter([(header::CONNECTION, value.parse().unwrap())]);
-        for (version, value, expected) in [
-            (Version::HTTP_11, "upgrade", false),
-            (Version::HTTP_11, "x, Close", true),
-            (Version::HTTP_10, "x", true),
-            (Version::HTTP_10, "keep-alive", false),
-        ] {
-            assert_eq!(ends(version, &headers(value)), expected, "{version:?} {value}");
-        }
-        assert!(ends(Version::HTTP_10, &HeaderMap::new()));
-    }
 }

@@ -4,7 +4,7 @@
 //! and the end of a response before that: few octets, which are taken along. So a window of megabytes
 //! travels as the name of a file and two numbers.
 
-use super::serve::Parts;
+use super::parts::Parts;
 use crate::content::{Absent, Content};
 use bytes::Bytes;
 use godwit_core::content::object::OBJECT_LEN_MAX;
