@@ -43,9 +43,15 @@ pub use freeze::{FreezeError, Frozen, make_movable};
 pub use restore::{CONGESTION, RestoreError, restore};
 pub use wire::{DecodeError, STATE_LEN_FIXED};
 
-/// Unacknowledged and unsent octets of a connection that moves, at most: twice what Linux lets a socket
-/// queue by default (`net.ipv4.tcp_wmem`).
-pub const IN_FLIGHT_MAX: u32 = 8 << 20;
+/// Octets that were written and not acknowledged.
+pub(crate) fn unacknowledged(socket: std::os::fd::BorrowedFd<'_>) -> std::io::Result<u32> {
+    options::count(socket, options::SIOCOUTQ)
+}
+
+/// Unacknowledged and unsent octets of a connection that moves, at most: what a path of 1 Gbit/s and half a
+/// second holds. They do not travel, but who makes the socket has them in memory twice for a moment, and
+/// memory is what bounds them.
+pub const IN_FLIGHT_MAX: u32 = 64 << 20;
 
 /// Received octets that no program has read, of a connection that moves, at most.
 pub const UNREAD_MAX: usize = 16 << 10;

@@ -11,6 +11,26 @@ use std::time::Duration;
 /// does not tell.
 #[cfg(target_os = "linux")]
 pub fn rtt(socket: &impl AsFd) -> Option<Duration> {
+    // Before the first sample the kernel shows 0 (or, older ones, the initial guess with no variance).
+    let info = info(socket).filter(|info| info.tcpi_rtt > 0 && info.tcpi_rttvar > 0)?;
+    Some(Duration::from_micros(info.tcpi_rtt.into()))
+}
+
+/// How large segments are, octets: those sent, and those that came lately; `None` for sockets that are not
+/// TCP.
+#[cfg(target_os = "linux")]
+pub fn segments(socket: &impl AsFd) -> Option<(u32, u32)> {
+    info(socket).map(|info| (info.tcpi_snd_mss, info.tcpi_rcv_mss))
+}
+
+/// How many octets were written to `socket` that the other side has not acknowledged.
+#[cfg(target_os = "linux")]
+pub fn unacknowledged(socket: &impl AsFd) -> std::io::Result<u32> {
+    crate::repair::unacknowledged(socket.as_fd())
+}
+
+#[cfg(target_os = "linux")]
+fn info(socket: &impl AsFd) -> Option<libc::tcp_info> {
     // SAFETY: `tcp_info` is a C structure of integers only; all zeroes is a value of it.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -25,9 +45,7 @@ pub fn rtt(socket: &impl AsFd) -> Option<Duration> {
             &raw mut len,
         )
     };
-    // Before the first sample the kernel shows 0 (or, older ones, the initial guess with no variance).
-    let measured = status == 0 && info.tcpi_rtt > 0 && info.tcpi_rttvar > 0;
-    measured.then(|| Duration::from_micros(info.tcpi_rtt.into()))
+    (status == 0).then_some(info)
 }
 
 /// The smoothed round-trip time of the connection behind `socket`: not told on this system.
@@ -56,6 +74,27 @@ mod tests {
         }
         let rtt = rtt(&server).unwrap();
         assert!(rtt > Duration::ZERO && rtt < Duration::from_secs(1), "{rtt:?}");
+    }
+
+    #[test]
+    fn what_was_not_acknowledged_is_counted_and_segments_have_a_size() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        client.set_nonblocking(true).unwrap();
+        let mut written = 0;
+        while let Ok(len) = client.write(&[0; 65536]) {
+            written += len;
+        }
+        let waits = unacknowledged(&client).unwrap() as usize;
+        assert!(waits > 0 && waits <= written, "{waits} of {written}");
+        server.read_exact(&mut vec![0; written]).unwrap();
+        while unacknowledged(&client).unwrap() > 0 {
+            std::thread::yield_now();
+        }
+        assert!(segments(&client).unwrap().0 >= 1300);
+        assert!(segments(&server).unwrap().1 >= 536);
+        assert_eq!(segments(&UdpSocket::bind("127.0.0.1:0").unwrap()), None);
     }
 
     #[test]

@@ -15,8 +15,8 @@
 //!
 //! - A program is asked to stop, and stops where it can go on elsewhere. Until it has, it runs: with
 //!   packets kept away, for at most [`STOP_MAX`].
-//! - Sockets are frozen and made on threads that may block, [`AT_ONCE`] at a time: a bound on the memory
-//!   of what is made anew.
+//! - Sockets are frozen and made on threads that may block, [`AT_ONCE`] of a hand-off at a time. What is made
+//!   anew takes memory: [`ROOM`] bounds it.
 
 mod connections;
 mod giving;
@@ -36,5 +36,9 @@ use std::time::Duration;
 /// A program that has not stopped by then keeps its connection.
 pub const STOP_MAX: Duration = Duration::from_millis(100);
 
-/// Sockets that are made at once: each may take [`godwit_net::repair::IN_FLIGHT_MAX`] octets.
+/// Sockets of one hand-off that are made at once.
 pub const AT_ONCE: usize = 8;
+
+/// Octets in flight that are made anew at once, of all hand-offs: two of the largest connections that move
+/// ([`godwit_net::repair::IN_FLIGHT_MAX`]), or thousands of small ones.
+pub const ROOM: u32 = 2 * godwit_net::repair::IN_FLIGHT_MAX;

@@ -117,13 +117,12 @@ impl<P: Packets> Shell<P> {
         let (send, work) = mpsc::channel(WAITING_MAX);
         let (doing, done) = mpsc::channel(WAITING_MAX);
         let connections = Arc::new(Connections::default());
-        let programs = programs.into_iter().map(|program| (program.number(), program)).collect();
         let shell = Shell {
             giver: Giver::new(),
             taker: Taker::new(),
             packets,
             connections: connections.clone(),
-            programs: Arc::new(programs),
+            programs: Arc::new(Programs::new(programs)),
             tell,
             standing: HashMap::new(),
             waiting: BTreeMap::new(),

@@ -6,7 +6,8 @@ use super::http::{ask, connect, content, field, head, until};
 use super::members::{ECHO, HTTP, Members};
 use super::world::{Addresses, Delays, IPV4, IPV6, World};
 use crate::network::Tree;
-use std::io::{BufReader, Read, Write};
+use godwit_net::tcp::unacknowledged;
+use std::io::{BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -153,11 +154,23 @@ fn upload(what: &str, addresses: Addresses) {
         move || {
             let mut course = Course::default();
             stream.write_all(b"u").unwrap();
-            for part in octets.chunks(1 << 14) {
-                stream.write_all(part).unwrap();
-                let at = progress.fetch_add(part.len(), Ordering::Relaxed) + part.len();
-                course.add(at);
+            stream.set_nonblocking(true).unwrap();
+            // What is written says only that there was room, a third of the buffer at a time.
+            let (mut written, mut acknowledged) = (0, 0);
+            while acknowledged < len() {
+                match stream.write(&octets[written..len().min(written + (1 << 16))]) {
+                    Ok(some) => written += some,
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+                }
+                let waits = unacknowledged(&stream).unwrap() as usize;
+                if written - waits.min(written) > acknowledged {
+                    acknowledged = written - waits;
+                    course.add(acknowledged);
+                    progress.store(acknowledged, Ordering::Relaxed);
+                }
+                thread::sleep(Duration::from_micros(500));
             }
+            stream.set_nonblocking(false).unwrap();
             stream.shutdown(Shutdown::Write).unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).unwrap();
