@@ -8,7 +8,7 @@
 //!  giver  ──▶ divert ──▶ pass on ──▶ given (a tombstone: for as long as packets come)
 //!                 └──▶ release, it stays    └──▶ release, it stays after all
 //!  taker  ──▶ hold ──▶ release (it is served here now)
-//!                └──▶ drop held (it is not)
+//!                └──▶ drop held (it is not; for a while what others pass on of it is dropped)
 //! ```
 //!
 //! # Trade-offs
@@ -27,10 +27,15 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Packets of one flow that wait: the window of a fast connection over an ocean. The first are kept:
 /// TCP sends what is lost after a gap again, and the first of a window carries its acknowledgement.
 pub const QUEUE_PACKETS_MAX: usize = 512;
+
+/// A giver may pass packets of a flow on to here for so long after it was not taken: until it hears that, for
+/// which it waits so long at most ([`godwit_core::handoff`]). The kernel would answer them with a reset.
+const REFUSED_FOR: Duration = Duration::from_secs(30);
 
 /// Bytes of all packets that wait.
 pub const QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -46,6 +51,8 @@ pub enum Verdict {
     Overflow,
     /// It goes to this member.
     PassOn(MemberId),
+    /// Its flow was offered to this node and not taken: whoever passes it on does not know that yet.
+    Refused,
     /// Part of a packet without its ports: which flow it belongs to cannot be known, and one between
     /// its two addresses is moving.
     Unclear,
@@ -72,6 +79,8 @@ struct States {
 enum State {
     Kept(VecDeque<Kept>),
     PassOn(MemberId),
+    /// Until then.
+    Refused(Time),
 }
 
 impl Filter {
@@ -88,7 +97,7 @@ impl Filter {
             states.moved.took(flow);
             states.enter(*flow, |before| match before {
                 Some(State::Kept(queue)) => State::Kept(queue),
-                Some(State::PassOn(_)) | None => State::Kept(VecDeque::new()),
+                Some(State::PassOn(_) | State::Refused(_)) | None => State::Kept(VecDeque::new()),
             });
         }
         self.told(&states);
@@ -108,11 +117,13 @@ impl Filter {
         packets
     }
 
-    /// Forgets what was kept of these flows; they are like any others that this node does not know.
-    pub fn drop_held(&self, flows: &[FlowKey]) {
+    /// Forgets what was kept of these flows; they are like any others that this node does not know, but for
+    /// what is still passed on to it.
+    pub fn drop_held(&self, now: Time, flows: &[FlowKey]) {
         let mut states = self.lock();
         for flow in flows {
             states.leave(flow);
+            states.enter(*flow, |_| State::Refused(now + REFUSED_FOR));
         }
         self.told(&states);
     }
@@ -154,6 +165,11 @@ impl Filter {
         let states = &mut *states;
         match states.flows.get_mut(flow) {
             Some(State::PassOn(to)) => Verdict::PassOn(*to),
+            Some(State::Refused(until)) if now < *until && !begins => Verdict::Refused,
+            Some(State::Refused(_)) => {
+                states.leave(flow);
+                Verdict::Usual
+            }
             Some(State::Kept(queue)) => {
                 if queue.len() >= QUEUE_PACKETS_MAX || states.kept_bytes >= QUEUE_BYTES_MAX {
                     return Verdict::Overflow;
@@ -172,10 +188,14 @@ impl Filter {
         }
     }
 
-    /// Forgets tombstones that no packet came for; call it every few seconds.
+    /// Forgets tombstones that no packet came for, and what is over; call it every few seconds.
     pub fn sweep(&self, now: Time) {
         let mut states = self.lock();
         states.moved.sweep(now);
+        let is_over = |state: &State| matches!(state, State::Refused(until) if *until <= now);
+        let over: Vec<FlowKey> =
+            states.flows.iter().filter(|(_, state)| is_over(state)).map(|(flow, _)| *flow).collect();
+        over.iter().for_each(|flow| drop(states.leave(flow)));
         self.told(&states);
     }
 
@@ -303,9 +323,33 @@ mod tests {
         assert_eq!(judge(&filter, 1, &[0; 1000]), Verdict::Kept);
         filter.hold(&[flow(1)]);
         assert_eq!(filter.sizes().kept_bytes, 1000);
-        filter.drop_held(&[flow(1)]);
-        assert_eq!(filter.sizes(), Sizes::default());
+        filter.drop_held(Time::from_secs(1), &[flow(1)]);
+        assert_eq!(filter.sizes().kept_bytes, 0);
         assert!(filter.release(&[flow(1)]).is_empty());
+        assert_eq!(filter.sizes(), Sizes::default());
+    }
+
+    #[test]
+    fn what_was_not_taken_is_not_the_kernels_while_its_giver_may_pass_it_on() {
+        let filter = Filter::new();
+        let at = |seconds, begins| {
+            filter.judge(Time::from_secs(seconds), &flow(1), begins, || Kept::whole(b"late"))
+        };
+        filter.hold(&[flow(1)]);
+        filter.drop_held(Time::from_secs(1), &[flow(1)]);
+        assert_eq!(at(2, false), Verdict::Refused);
+        assert_eq!(judge(&filter, 2, b"another"), Verdict::Usual);
+        // The giver offers it again.
+        filter.hold(&[flow(1)]);
+        assert_eq!(at(3, false), Verdict::Kept);
+        filter.drop_held(Time::from_secs(3), &[flow(1)]);
+        // The client uses the port again.
+        assert_eq!(at(4, true), Verdict::Usual);
+        filter.drop_held(Time::from_secs(5), &[flow(1)]);
+        assert_eq!(at(35, false), Verdict::Usual, "whoever passes it on now has nobody else");
+        filter.drop_held(Time::from_secs(5), &[flow(1)]);
+        filter.sweep(Time::from_secs(35));
+        assert_eq!(filter.sizes(), Sizes::default());
     }
 
     #[test]
@@ -323,7 +367,8 @@ mod tests {
         let kept =
             (0..60_000u32).filter(|n| judge(&filter, (n % 99) as u16 + 1, &[0; 1400]) == Verdict::Kept);
         assert!(kept.count() * 1400 < QUEUE_BYTES_MAX + 1400);
-        filter.drop_held(&flows);
+        filter.drop_held(Time::from_secs(1), &flows);
+        filter.sweep(Time::from_secs(31));
         assert_eq!(filter.sizes(), Sizes::default());
     }
 

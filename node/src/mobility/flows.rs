@@ -64,9 +64,10 @@ impl Flows {
         self.engine.inject(&self.steer.filter.release(flows));
     }
 
-    /// What was kept of these flows is dropped; what comes is treated as that of any other.
+    /// What was kept of these flows is dropped; what comes is treated as that of any other, but what nodes
+    /// still pass on of them for a while.
     pub fn drop_held(&self, flows: &[FlowKey]) {
-        self.steer.filter.drop_held(flows);
+        self.steer.filter.drop_held(clock::now(), flows);
     }
 
     /// What was kept of these flows, and what comes, goes to that node.

@@ -196,6 +196,9 @@ impl Steer for NodeSteer {
                 return Inward::Drop(Reason::Overflow);
             }
             Verdict::Unclear => return Inward::Drop(Reason::Filtered),
+            // Who passes it on will hear that it was not taken, and has it still. Its client sends it again.
+            Verdict::Refused if matches!(sender, Sender::Node(_)) => return Inward::Drop(Reason::Filtered),
+            Verdict::Refused => {}
             // Never back to whom it came from: it is the one who does not have it.
             Verdict::PassOn(to) if *sender == Sender::Node(to) => {}
             Verdict::PassOn(to) => {
