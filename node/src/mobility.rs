@@ -64,7 +64,7 @@ pub(crate) use status::Told;
 
 use crate::config::MobilityConfig;
 use crate::datadir::DataDir;
-use crate::handoff::Handoffs;
+use crate::handoff::{Connections, Handoffs};
 use crate::homes::Homes;
 use crate::moves::{Moves, Tell};
 use arc_swap::ArcSwap;
@@ -133,8 +133,6 @@ enum Order {
 #[derive(Clone, Debug)]
 struct Prepared {
     to: MemberId,
-    /// The connections are those of this node's HTTP server.
-    by_sites: bool,
     tcp: Vec<FlowKey>,
     udp: Vec<FlowKey>,
 }
@@ -188,6 +186,12 @@ impl Mobility {
     /// What hand-offs do with packets: there once a name is served, gone when the member stops.
     pub fn flows(&self) -> watch::Receiver<Option<Flows>> {
         self.flows.clone()
+    }
+
+    /// The connections that can move; programs in this process register theirs there. `None` until a name
+    /// is served here.
+    pub fn connections(&self) -> Option<Arc<Connections>> {
+        self.handoffs.get().map(|handoffs| handoffs.connections().clone())
     }
 
     /// Who hands connections over, and hears what is said about that. Only the first call counts; what is

@@ -73,12 +73,15 @@ pub struct Settings {
     pub config: Config,
     /// The machine's periods; other than the defaults only in tests.
     pub timing: Timing,
+    /// Programs of the caller's whose connections at home addresses move, beside those of the HTTP server:
+    /// none as a rule. Their connections are known by [`Mobility::connections`].
+    pub programs: Vec<Arc<dyn Program>>,
 }
 
 impl Settings {
     /// The member in `data_dir`, configured so.
     pub fn new(data_dir: impl Into<PathBuf>, config: Config) -> Settings {
-        Settings { data_dir: data_dir.into(), config, timing: Timing::default() }
+        Settings { data_dir: data_dir.into(), config, timing: Timing::default(), programs: Vec::new() }
     }
 }
 

@@ -45,6 +45,11 @@ impl Connections {
         flows
     }
 
+    /// Whether this one can move.
+    pub fn knows(&self, flow: &FlowKey) -> bool {
+        self.lock().contains_key(flow)
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.lock().len()

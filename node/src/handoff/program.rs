@@ -36,6 +36,12 @@ pub trait Program: Send + Sync + 'static {
     async fn rebuild(&self, flow: FlowKey, in_flight: u32, packed: &[u8]) -> Result<Rebuilt, Refused>;
 }
 
+impl std::fmt::Debug for dyn Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "program {}", self.number())
+    }
+}
+
 /// A connection that goes on as soon as it has a socket.
 pub struct Rebuilt {
     /// The octets in flight.

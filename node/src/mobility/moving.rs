@@ -2,10 +2,13 @@
 //!
 //! 1. UDP flows that are active are bound to the other node, at all home agents. Until each of them has
 //!    heard, packets still come here and are answered here.
-//! 2. The name is drained here: new flows go where the map leads them.
-//! 3. TCP connections of this node's own HTTP server are handed over ([`crate::handoff`]).
-//! 4. The others are bound to this node, so that they go on here without a detour until they end, or the
-//!    deadline has come.
+//! 2. TCP connections are bound to this node, so that the next step does not lead them away: until it was said
+//!    where they are, packets of them would come by way of another node, and who was passed a packet on to does
+//!    not pass it on again.
+//! 3. The name is drained here: new flows go where the map leads them.
+//! 4. TCP connections of programs that let them move, as this node's own HTTP server does, are handed over
+//!    ([`crate::handoff`]).
+//!    The others go on here, without a detour, until they end or the deadline has come.
 
 use super::{Mobility, Order, Prepared};
 use crate::clock;
@@ -57,6 +60,9 @@ impl Mobility {
             self.bind(Some(prepared.to), prepared.udp.clone()).await;
             moved.switched = begun.elapsed();
         }
+        if !prepared.tcp.is_empty() {
+            self.bind(None, prepared.tcp.clone()).await;
+        }
         let until = clock::now() + deadline;
         self.ask(|reply| Order::Drain { name, until, reply }).await.ok_or_else(stopping)?;
         let begun = Instant::now();
@@ -70,24 +76,22 @@ impl Mobility {
             *moved.why.entry(why.unwrap_or_else(|| "unknown".into())).or_insert(0) += 1;
         }
         moved.drained = given.kept.len();
-        if !given.kept.is_empty() {
-            self.bind(None, given.kept.into_iter().map(|(flow, _)| flow).collect()).await;
-        }
         moved.packets_lost = self.packets_lost().saturating_sub(lost_before);
         Ok(moved)
     }
 
     async fn give(&self, prepared: &Prepared) -> Report {
-        let flows = prepared.tcp.clone();
-        match self.handoffs.get().filter(|_| prepared.by_sites) {
-            _ if flows.is_empty() => Report::default(),
-            Some(handoffs) => handoffs.give(prepared.to, flows).await,
-            // Connections of a program that is not ours: nobody but it knows what they stand for.
-            None => Report {
-                kept: flows.into_iter().map(|flow| (flow, Kept::Unmovable)).collect(),
-                ..Report::default()
-            },
-        }
+        let connections = self.connections();
+        let known = |flow: &FlowKey| connections.as_ref().is_some_and(|known| known.knows(flow));
+        // Of a connection of a program that is not ours nobody but it knows what it stands for.
+        let (movable, others): (Vec<FlowKey>, Vec<FlowKey>) =
+            prepared.tcp.iter().copied().partition(|flow| known(flow));
+        let mut report = match self.handoffs.get().filter(|_| !movable.is_empty()) {
+            Some(handoffs) => handoffs.give(prepared.to, movable).await,
+            None => Report::default(),
+        };
+        report.kept.extend(others.into_iter().map(|flow| (flow, Kept::Unmovable)));
+        report
     }
 
     /// Has home agents send flows to a node, or here, and waits until they do.

@@ -74,7 +74,7 @@ impl Runtime {
         mut sockets: Sockets,
         settings: Settings,
     ) -> Result<Runtime, StartError> {
-        let Settings { data_dir, config, timing } = settings;
+        let Settings { data_dir, config, timing, programs } = settings;
         config.check()?;
         let dir = DataDir::new(data_dir);
         let identity = dir.identity()?;
@@ -345,7 +345,7 @@ impl Runtime {
             // Only then are there connections that could move.
             tasks.spawn(async move {
                 if part.opened().await
-                    && let Some(handoffs) = hands.move_connections(Arc::new(part.clone()), Vec::new(), tell)
+                    && let Some(handoffs) = hands.move_connections(Arc::new(part.clone()), programs, tell)
                 {
                     part.hand_over_by(handoffs).await;
                 }

@@ -292,6 +292,11 @@ fn a_name_moves_with_its_udp_flows_and_a_node_that_starts_anew_is_bound_again() 
             world.a.run(|node| async move {
                 until_bindings(&node, "the binding drains", |one| one.draining && one.state == "up").await;
             });
+            assert_eq!(
+                world.agent.bound_before_draining(world.a.member()),
+                Some(1),
+                "packets of its connection would have been led elsewhere"
+            );
 
             // The next life of a serves again because somebody says so, with a higher epoch; what another
             // process left behind is gone.

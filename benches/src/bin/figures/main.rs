@@ -52,17 +52,29 @@ enum Figure {
     Soak(soak::Options),
     /// RTT to the node that the names lead to, less RTT to the best, from every client host.
     Quality(quality::Options),
-    /// A download and a stream of datagrams while what serves them moves from region to region.
+    /// Downloads, uploads, echoes, datagrams and idle connections while what serves them moves on.
     Moves(moves::Options),
     /// Runs inside a host: downloads the large file of a site that moves.
     #[command(hide = true)]
-    Download(moves::DownloadOptions),
+    Download(moves::ClientOptions),
+    /// Runs inside a host: uploads to a program that moves.
+    #[command(hide = true)]
+    Upload(moves::ClientOptions),
+    /// Runs inside a host: asks a site that moves again and again on one connection.
+    #[command(hide = true)]
+    Echo(moves::ClientOptions),
+    /// Runs inside a host: opens connections that idle while they move.
+    #[command(hide = true)]
+    Idle(moves::ClientOptions),
     /// Runs inside a host: sends a thousand datagrams a second to a program that moves.
     #[command(hide = true)]
     Stream(moves::StreamOptions),
     /// Runs inside a host: the program that returns them.
     #[command(hide = true)]
-    Echo,
+    ReturnDatagrams,
+    /// Runs inside a host: a node with a program in it that takes uploads.
+    #[command(hide = true)]
+    Member(moves::MemberOptions),
     /// Runs inside a host: asks for a name again and again and prints what came.
     #[command(hide = true)]
     WatchName(dns::WatchOptions),
@@ -95,9 +107,13 @@ fn main() -> Result<()> {
         Figure::Soak(options) => soak::run(&tool()?, options),
         Figure::Quality(options) => quality::run(&tool()?, options),
         Figure::Moves(options) => moves::run(&tool()?, options),
-        Figure::Download(options) => moves::download(options),
-        Figure::Stream(options) => moves::stream(options),
-        Figure::Echo => moves::echo(),
+        Figure::Download(options) => moves::download(&options),
+        Figure::Upload(options) => moves::upload(&options),
+        Figure::Echo(options) => moves::echo(&options),
+        Figure::Idle(options) => moves::idle(&options),
+        Figure::Stream(options) => moves::stream(&options),
+        Figure::ReturnDatagrams => moves::return_datagrams(),
+        Figure::Member(options) => moves::run_member(options),
         Figure::WatchName(options) => dns::watch(options),
         Figure::WatchSite(options) => http::watch(options),
         Figure::VerifySite(options) => http::verify(options),

@@ -1,300 +1,294 @@
-//! A service moves across the network under live traffic: a download over one TCP connection, and a
-//! thousand datagrams a second, to home addresses that stay.
+//! Services move across the network under live traffic, to home addresses that stay: downloads, uploads,
+//! echoes, a thousand datagrams a second, and connections that idle.
+//!
+//! Everything is real but the network: home agents, tunnels, `godwit run`, `godwit move`. Uploads are taken
+//! in by a node with a program of its own in it ([`member`]), since sites take none.
+//!
+//! Of each move counts what its client saw between the order and the next one.
 
-use crate::bed::{Bed, Host, Tool, Watcher, json};
-use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+mod client;
+mod course;
+mod member;
+mod program;
+mod stage;
+mod stream;
+
+pub(crate) use client::{ClientOptions, StreamOptions, download, echo, idle, upload};
+pub(crate) use member::{MemberOptions, run as run_member};
+pub(crate) use stream::{echo as return_datagrams, stream};
+
+use crate::bed::Tool;
+use crate::summary;
+use anyhow::{Result, ensure};
+use clap::{Args, ValueEnum};
+use client::{Echoes, Idle};
+use course::{Course, now_ms};
+use stage::{Name, SITE, STREAM, Stage, UPLOADS};
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-/// Home addresses of the testbed: of a site, and of a program that returns datagrams.
-const SITE: (&str, Ipv4Addr) = ("cdn", Ipv4Addr::new(198, 18, 255, 1));
-const STREAM: (&str, Ipv4Addr) = ("stream", Ipv4Addr::new(198, 18, 255, 2));
-/// Where that program listens on each node.
-const ECHO_PORT: u16 = 7700;
-const PATIENCE: Duration = Duration::from_secs(30);
+use std::net::IpAddr;
+use std::time::Duration;
+use stream::Stream;
 
 /// Options of the figure.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Round-trip time between regions, ms.
+    /// Round-trip time between any two hosts, ms.
     #[arg(long, default_value_t = 60.0)]
     rtt: f64,
-    /// Rate of each direction between two hosts, Mbit/s.
-    #[arg(long, default_value_t = 40.0)]
+    /// Rate of each direction of the client's line, Mbit/s.
+    #[arg(long, default_value_t = 60.0)]
     rate: f64,
     /// Moves of each service.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 20)]
     moves: usize,
+    /// Octets of each download and upload.
+    #[arg(long, default_value_t = 300_000_000)]
+    bytes: u64,
+    /// Connections that idle.
+    #[arg(long, default_value_t = 1000)]
+    idle: usize,
     /// Home agents.
     #[arg(long, default_value_t = 1)]
     home_agents: usize,
+    /// Only these.
+    #[arg(long, value_enum)]
+    only: Vec<Part>,
+    /// Only this version of IP.
+    #[arg(long)]
+    ip: Option<u8>,
+    /// Leave the network's directory there, and say where it is.
+    #[arg(long)]
+    pcap: bool,
 }
 
-/// What a client saw of its download.
-#[derive(Debug, Serialize, Deserialize)]
-struct Download {
-    octets: u64,
-    intact: bool,
-    /// Why it ended early.
-    error: Option<String>,
-    seconds: f64,
-    /// The longest time without an octet, ms.
-    silence_ms: f64,
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Download,
+    Upload,
+    Echo,
+    Stream,
+    Idle,
 }
 
-/// What a client saw of its stream.
-#[derive(Debug, Serialize, Deserialize)]
-struct Stream {
-    sent: u64,
-    received: u64,
-    /// The longest run of lost datagrams, one each millisecond.
-    longest_loss: u64,
-    /// The longest time without an answer, ms.
-    silence_ms: f64,
-}
+/// The first move waits until transfers run at their full rate.
+const WARM: Duration = Duration::from_secs(4);
+/// Echoes and datagrams have so long between two moves.
+const PAUSE: Duration = Duration::from_millis(1500);
 
-/// Moves both services while a client uses both.
+/// Moves everything while clients use it.
 pub(crate) fn run(tool: &Tool, options: Options) -> Result<()> {
-    let (rtt, rate) = (options.rtt.to_string(), options.rate.to_string());
-    let agents = options.home_agents.to_string();
-    let bed = tool.up(&["--regions", "3", "--home-agents", &agents, "--rtt", &rtt, "--rate", &rate])?;
-    let (nodes, clients) = (bed.hosts("node"), bed.hosts("client"));
-    let client = clients.first().context("no client")?;
-    // Long enough for all moves, and some more.
-    let seconds = 4 * (options.moves + 1);
-    let len = (options.rate * 1e6 / 8.0) as usize * seconds;
-    let _echoes = prepare(&bed, &nodes, len)?;
-    let host = format!("www.{}", bed.zone());
-    wait_for_site(&bed, client, &host)?;
-
-    let inside = |arguments: &[&str]| start(bed.figures_in(&client.name, arguments));
-    let download = inside(&["download", "--address", &SITE.1.to_string(), "--host", &host])?;
-    let stream = inside(&["stream", "--address", &STREAM.1.to_string(), "--seconds", &seconds.to_string()])?;
-    let mut at = BTreeMap::new();
-    let first = nodes.iter().position(|node| node.region == client.region).unwrap_or(0);
-    for number in 0..options.moves {
-        std::thread::sleep(Duration::from_secs(3));
-        for name in [SITE.0, STREAM.0] {
-            let from = at.get(name).copied().unwrap_or(first);
-            let to = (from + 1) % nodes.len();
-            let told = move_on(&bed, name, &nodes[from], &nodes[to])?;
-            println!(
-                "move {}: {name} from {} to {}: {told}",
-                number + 1,
-                nodes[from].region,
-                nodes[to].region
-            );
-            at.insert(name, to);
+    let (rtt, agents) = (options.rtt.to_string(), options.home_agents.to_string());
+    let mut up = vec!["--regions", "3", "--home-agents", &agents, "--rtt", &rtt];
+    up.extend(options.pcap.then_some("--pcap"));
+    let bed = tool.up(&up)?;
+    println!(
+        "{} ms between any two hosts, {} Mbit/s to and from the client, {} home agents; packets take {} ms more by way of one",
+        options.rtt,
+        options.rate,
+        options.home_agents,
+        options.rtt / 2.0
+    );
+    let runs = |part: Part| options.only.is_empty() || options.only.contains(&part);
+    let len = if runs(Part::Download) { options.bytes } else { 1 };
+    let mut stage = Stage::set(&bed, len, options.rate)?;
+    type Measure = fn(&mut Stage<'_>, &Options, IpAddr) -> Result<()>;
+    let of_the_daemon: [(Part, Name, Measure); 4] = [
+        (Part::Download, SITE, download_moves),
+        (Part::Echo, SITE, echo_moves),
+        (Part::Idle, SITE, idle_moves),
+        (Part::Stream, STREAM, stream_moves),
+    ];
+    let of_a_program: [(Part, Name, Measure); 1] = [(Part::Upload, UPLOADS, upload_moves)];
+    let measure = |stage: &mut Stage<'_>, parts: &[(Part, Name, Measure)]| {
+        for (_, name, measure) in parts.iter().filter(|(part, ..)| runs(*part)) {
+            let chosen = |home: &IpAddr| options.ip.is_none_or(|ip| home.is_ipv4() == (ip == 4));
+            for home in name.homes().into_iter().filter(chosen) {
+                measure(stage, &options, home)?;
+            }
         }
+        anyhow::Ok(())
+    };
+    measure(&mut stage, &of_the_daemon)?;
+    if runs(Part::Upload) {
+        stage.take_uploads()?;
+        measure(&mut stage, &of_a_program)?;
     }
-    let download: Download = finish(download)?;
-    let stream: Stream = finish(stream)?;
-    println!(
-        "download: {:.1} MB in {:.1} s, longest silence {:.0} ms, {}, {}",
-        download.octets as f64 / 1e6,
-        download.seconds,
-        download.silence_ms,
-        if download.intact && download.octets == len as u64 { "all octets right" } else { "NOT WHOLE" },
-        download.error.as_deref().unwrap_or("no reset"),
-    );
-    println!(
-        "stream: {} sent, {} lost, at most {} in a row, longest silence {:.0} ms",
-        stream.sent,
-        stream.sent - stream.received,
-        stream.longest_loss,
-        stream.silence_ms,
-    );
     println!("fabric: {}", bed.fabric()?);
-    ensure!(
-        download.intact && download.error.is_none() && download.octets == len as u64,
-        "the download broke"
+    Ok(())
+}
+
+fn download_moves(stage: &mut Stage<'_>, options: &Options, home: IpAddr) -> Result<()> {
+    let client = stage.client("download", &["--to", &at(home, 80), "--host", stage.host()])?;
+    transfer_moves(stage, options, home, SITE, client)
+}
+
+fn upload_moves(stage: &mut Stage<'_>, options: &Options, home: IpAddr) -> Result<()> {
+    let octets = options.bytes.to_string();
+    let client = stage.client("upload", &["--to", &at(home, stage::UPLOAD_PORT), "--octets", &octets])?;
+    transfer_moves(stage, options, home, UPLOADS, client)
+}
+
+fn transfer_moves(
+    stage: &mut Stage<'_>,
+    options: &Options,
+    home: IpAddr,
+    name: Name,
+    mut client: stage::Running,
+) -> Result<()> {
+    let resets = stage.resets()?;
+    let began = now_ms();
+    stage.find(name)?;
+    std::thread::sleep(WARM);
+    // Eight tenths of what it takes without moves.
+    let seconds = options.bytes as f64 * 8e-6 / options.rate;
+    let pace = Duration::from_secs_f64((0.8 * seconds - WARM.as_secs_f64()).max(0.0) / options.moves as f64);
+    let mut moves = Vec::new();
+    while moves.len() < options.moves && !client.ended()? {
+        let at_ms = now_ms();
+        moves.push((at_ms, stage.move_on(name)?));
+        std::thread::sleep(pace.saturating_sub(Duration::from_secs_f64((now_ms() - at_ms) / 1e3)));
+    }
+    let course: Course = client.finish()?;
+    let (_, last) = course.span()?;
+    let (begun, ended) = match (moves.first(), moves.last()) {
+        (Some((begun, _)), Some((ended, _))) => (*begun, *ended),
+        _ => (last, last),
+    };
+    let ends = moves.iter().skip(1).map(|(at, _)| *at).chain([f64::INFINITY]);
+    let silences: Vec<f64> = moves.iter().zip(ends).map(|((at, _), end)| course.silence(*at, end)).collect();
+    let allowed = 2.0 * options.rtt + 50.0;
+    let what = format!("{} {}", name.transfer(), version(home));
+    println!("{}", summary::line(&format!("{what}: silence of each move"), "ms", &silences));
+    println!("  {:.0?}", silences);
+    println!(
+        "  gaps told by `move`, ms: {:.0?}",
+        moves.iter().map(|(_, told)| told.gap_ms).collect::<Vec<_>>()
+    );
+    let (before, after) = (course.rate(begun - 2000.0, begun)?, course.rate(ended + options.rtt, last)?);
+    for (why, count) in kept(moves.iter().map(|(_, told)| told)) {
+        println!("  stayed {count} times: {why}");
+    }
+    println!(
+        "  {} of {} moved; {} of {} silences over {allowed:.0} ms; without moves {:.0} ms; {:.1} MB {}, {}, {} resets; \
+         segments {:?}; Mbit/s before {before:.1}, during {:.1}, after {after:.1} ({:.2} of before)",
+        moves.iter().filter(|(_, told)| told.connections == 1).count(),
+        moves.len(),
+        silences.iter().filter(|silence| **silence > allowed).count(),
+        silences.len(),
+        course.silence(began + 1000.0, begun),
+        course.octets as f64 / 1e6,
+        if course.intact && course.octets == options.bytes { "all right" } else { "NOT WHOLE" },
+        course.error.as_deref().unwrap_or("no error"),
+        stage.resets()? - resets,
+        course.segments,
+        course.rate(begun, ended).unwrap_or(f64::NAN),
+        after / before,
+    );
+    ensure!(course.intact && course.error.is_none() && course.octets == options.bytes, "{what} broke");
+    Ok(())
+}
+
+fn echo_moves(stage: &mut Stage<'_>, options: &Options, home: IpAddr) -> Result<()> {
+    let seconds = (PAUSE.as_secs_f64() * 1.6 * (options.moves + 2) as f64).to_string();
+    let arguments = ["--to", &at(home, 80), "--host", stage.host(), "--seconds", &seconds];
+    let client = stage.client("echo", &arguments)?;
+    stage.find(SITE)?;
+    let moves = paced(stage, SITE, options.moves)?;
+    let echoes: Echoes = client.finish()?;
+    let ends = moves.iter().skip(1).map(|(at, _)| *at).chain([f64::INFINITY]);
+    let worst = |(at, end): (f64, f64)| {
+        let near = echoes.all.iter().filter(|echo| echo.at_ms + echo.ms >= at && echo.at_ms < end);
+        near.map(|echo| echo.ms).fold(0.0, f64::max)
+    };
+    let worst: Vec<f64> = moves.iter().map(|(at, _)| *at).zip(ends).map(worst).collect();
+    let mut usual: Vec<f64> = echoes.all.iter().map(|echo| echo.ms).collect();
+    usual.sort_by(f64::total_cmp);
+    println!("{}", summary::line(&format!("echo {}: worst of each move", version(home)), "ms", &worst));
+    println!(
+        "  {} of {} moved; the detour takes {:.0} ms, allowed are {:.0}; {} echoes, median {:.1} ms; {}",
+        moves.iter().filter(|(_, told)| told.connections == 1).count(),
+        moves.len(),
+        2.0 * options.rtt,
+        2.0 * options.rtt + 15.0,
+        usual.len(),
+        usual.get(usual.len() / 2).copied().unwrap_or(f64::NAN),
+        echoes.error.as_deref().unwrap_or("no error"),
+    );
+    ensure!(echoes.error.is_none(), "an echo broke");
+    Ok(())
+}
+
+fn stream_moves(stage: &mut Stage<'_>, options: &Options, home: IpAddr) -> Result<()> {
+    let seconds = (PAUSE.as_secs_f64() * 1.6 * (options.moves + 2) as f64).ceil().to_string();
+    let port = stream::ECHO_PORT.to_string();
+    let client =
+        stage.client("stream", &["--address", &home.to_string(), "--port", &port, "--seconds", &seconds])?;
+    let moves = paced(stage, STREAM, options.moves)?;
+    let seen: Stream = client.finish()?;
+    let ends = moves.iter().skip(1).map(|(at, _)| *at).chain([f64::INFINITY]);
+    let gap = |(at, end): (f64, f64)| {
+        let within = seen.silences.iter().filter(|silence| (at..end).contains(&silence.until_ms));
+        within.map(|silence| silence.ms).fold(0.0, f64::max)
+    };
+    let gaps: Vec<f64> = moves.iter().map(|(at, _)| *at).zip(ends).map(gap).collect();
+    println!("{}", summary::line(&format!("stream {}: gap of each move", version(home)), "ms", &gaps));
+    println!(
+        "  allowed are {:.0} ms; {} sent, {} lost, at most {} in a row",
+        options.rtt + 50.0,
+        seen.sent,
+        seen.sent - seen.received,
+        seen.longest_loss
     );
     Ok(())
 }
 
-/// Publishes, grants both addresses, and serves them on all nodes.
-fn prepare(bed: &Bed<'_>, nodes: &[Host], len: usize) -> Result<Vec<Watcher>> {
-    let content = bed.scratch().join("moves-tree");
-    std::fs::create_dir_all(&content)?;
-    std::fs::write(content.join("index.html"), "<h1>moves</h1>")?;
-    std::fs::write(content.join("large"), (0..len as u64).map(octet).collect::<Vec<u8>>())?;
-    let node = nodes.first().context("no node")?;
-    json(bed.publish(node, &content, "www").args(["--wait", "all"]))?;
-    for (name, address) in [SITE, STREAM] {
-        let address = address.to_string();
-        let mut add = bed.godwit_in(&node.name);
-        add.args(["address", "add", name, "--address", &address, "--json", "--authority"]);
-        json(add.arg(bed.authority()).arg("--data-dir").arg(&node.data_dir))?;
-    }
-    let mut echoes = Vec::new();
-    for node in nodes {
-        let mut echo = bed.figures_in(&node.name, &["echo"]);
-        echoes.push(Watcher(echo.stdin(Stdio::null()).spawn()?));
-        serve(bed, node, SITE.0)?;
-        serve(bed, node, STREAM.0)?;
-    }
-    Ok(echoes)
-}
-
-fn serve(bed: &Bed<'_>, node: &Host, name: &str) -> Result<()> {
-    let mut serve = bed.godwit_in(&node.name);
-    serve.args(["serve", name, "--json", "--data-dir"]).arg(&node.data_dir);
-    if name == STREAM.0 {
-        serve.args(["--to", &format!("127.0.0.1:{ECHO_PORT}")]);
-    }
-    // A node that has not heard of the grant yet is asked again.
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match json(&mut serve) {
-            Err(error) if Instant::now() > until => return Err(error),
-            Err(_) => std::thread::sleep(Duration::from_millis(200)),
-            Ok(_) => return Ok(()),
-        }
-    }
-}
-
-fn wait_for_site(bed: &Bed<'_>, client: &Host, host: &str) -> Result<()> {
-    let address = SITE.1.to_string();
-    let status =
-        bed.figures_in(&client.name, &["first-answer", "--address", &address, "--host", host]).status()?;
-    ensure!(status.success(), "nothing answers at the home address");
+fn idle_moves(stage: &mut Stage<'_>, options: &Options, home: IpAddr) -> Result<()> {
+    let count = options.idle.to_string();
+    let arguments = ["--to", &at(home, 80), "--host", stage.host(), "--connections", &count];
+    let mut client = stage.client("idle", &arguments)?;
+    client.wait_for_line()?;
+    stage.find(SITE)?;
+    let resets = stage.resets()?;
+    let told = stage.move_on(SITE)?;
+    client.say_line()?;
+    let idle: Idle = client.finish()?;
+    println!(
+        "idle {}: {} of {count} connections moved in {:.0} ms (allowed 1000), {} drained; {} answer, {} resets",
+        version(home),
+        told.connections,
+        told.gap_ms,
+        told.drained,
+        idle.alive,
+        stage.resets()? - resets,
+    );
     Ok(())
 }
 
-/// Moves a service; answers what was told of it.
-fn move_on(bed: &Bed<'_>, name: &str, from: &Host, to: &Host) -> Result<Value> {
-    let mut moving = bed.godwit_in(&from.name);
-    moving.args(["move", name, "--to", &to.name, "--json", "--data-dir"]).arg(&from.data_dir);
-    let output = moving.stdin(Stdio::null()).output()?;
-    let told = serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("move: {}", String::from_utf8_lossy(&output.stderr)))?;
-    // It may come back.
-    serve(bed, from, name)?;
-    Ok(told)
-}
-
-fn start(mut command: Command) -> Result<Child> {
-    Ok(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?)
-}
-
-fn finish<T: for<'a> Deserialize<'a>>(child: Child) -> Result<T> {
-    let output = child.wait_with_output()?;
-    serde_json::from_slice(&output.stdout).context("a client printed no JSON object")
-}
-
-/// What the large file has there: no two of its thousands are alike.
-fn octet(at: u64) -> u8 {
-    (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
-}
-
-/// Options of the download inside a host.
-#[derive(Args)]
-pub(crate) struct DownloadOptions {
-    /// The home address.
-    #[arg(long)]
-    address: Ipv4Addr,
-    /// The site's whole name.
-    #[arg(long)]
-    host: String,
-}
-
-/// Downloads the large file and tells how it went.
-pub(crate) fn download(options: DownloadOptions) -> Result<()> {
-    let mut stream = TcpStream::connect((options.address, 80))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET /large HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", options.host)?;
-    let (mut head, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
-    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        let len = stream.read(&mut buffer[..1])?;
-        ensure!(len > 0 && head.len() < 8192, "no head of a response");
-        head.push(buffer[0]);
+/// Moves a service so often, in a pace; when, and what was told.
+fn paced(stage: &mut Stage<'_>, name: Name, count: usize) -> Result<Vec<(f64, stage::Told)>> {
+    let mut moves = Vec::new();
+    for _ in 0..count {
+        std::thread::sleep(PAUSE);
+        let at_ms = now_ms();
+        moves.push((at_ms, stage.move_on(name)?));
     }
-    if !head.starts_with(b"HTTP/1.1 200") {
-        bail!("{}", String::from_utf8_lossy(&head));
-    }
-    let (began, mut last) = (Instant::now(), Instant::now());
-    let mut seen = Download { octets: 0, intact: true, error: None, seconds: 0.0, silence_ms: 0.0 };
-    loop {
-        let len = match stream.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(len) => len,
-            Err(error) => {
-                seen.error = Some(error.to_string());
-                break;
-            }
-        };
-        seen.silence_ms = seen.silence_ms.max(last.elapsed().as_secs_f64() * 1e3);
-        last = Instant::now();
-        seen.intact &= buffer[..len].iter().zip(seen.octets..).all(|(is, at)| *is == octet(at));
-        seen.octets += len as u64;
-    }
-    seen.seconds = began.elapsed().as_secs_f64();
-    println!("{}", serde_json::to_string(&seen)?);
-    Ok(())
+    Ok(moves)
 }
 
-/// Options of the stream inside a host.
-#[derive(Args)]
-pub(crate) struct StreamOptions {
-    /// The home address.
-    #[arg(long)]
-    address: Ipv4Addr,
-    /// How long.
-    #[arg(long)]
-    seconds: u64,
-}
-
-/// Sends a thousand datagrams a second and tells which came back.
-pub(crate) fn stream(options: StreamOptions) -> Result<()> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.connect(SocketAddr::from((options.address, ECHO_PORT)))?;
-    let count = options.seconds * 1000;
-    let mut came = vec![false; count as usize];
-    let mut silence = Duration::ZERO;
-    std::thread::scope(|scope| -> Result<()> {
-        let receiver = scope.spawn(|| -> Result<()> {
-            // What comes late comes within a second.
-            socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-            let (mut buffer, mut last) = ([0; 64], None::<Instant>);
-            while let Ok(len) = socket.recv(&mut buffer) {
-                let number = buffer[..len].first_chunk().map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes));
-                if let Some(one) = came.get_mut(number as usize) {
-                    *one = true;
-                }
-                silence = silence.max(last.map_or(Duration::ZERO, |last| last.elapsed()));
-                last = Some(Instant::now());
-            }
-            Ok(())
-        });
-        let began = Instant::now();
-        for number in 0..count {
-            let due = began + Duration::from_millis(number);
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            // A refusal is a loss like others.
-            let _ = socket.send(&number.to_be_bytes());
-        }
-        receiver.join().map_err(|_| anyhow::anyhow!("the receiver panicked"))?
-    })?;
-    let lost = came.split(|came| *came).map(<[bool]>::len).max().unwrap_or(0);
-    let received = came.iter().filter(|came| **came).count() as u64;
-    let silence_ms = silence.as_secs_f64() * 1e3;
-    let seen = Stream { sent: count, received, longest_loss: lost as u64, silence_ms };
-    println!("{}", serde_json::to_string(&seen)?);
-    Ok(())
-}
-
-/// Returns datagrams to where they came from, until it is killed.
-pub(crate) fn echo() -> Result<()> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, ECHO_PORT))?;
-    let mut buffer = [0; 2048];
-    loop {
-        let (len, from) = socket.recv_from(&mut buffer)?;
-        let _ = socket.send_to(&buffer[..len], from);
+/// What did not move, and why.
+fn kept<'a>(told: impl Iterator<Item = &'a stage::Told>) -> BTreeMap<String, usize> {
+    let mut all = BTreeMap::new();
+    for (why, count) in told.flat_map(|told| &told.kept) {
+        *all.entry(why.clone()).or_default() += count;
     }
+    all
+}
+
+fn at(home: IpAddr, port: u16) -> String {
+    std::net::SocketAddr::new(home, port).to_string()
+}
+
+fn version(home: IpAddr) -> &'static str {
+    if home.is_ipv4() { "IPv4" } else { "IPv6" }
 }

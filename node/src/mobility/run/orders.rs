@@ -2,7 +2,6 @@
 
 use super::Running;
 use crate::clock;
-use crate::mobility::serving::Mode;
 use crate::mobility::{Order, Prepared};
 use godwit_core::flow::FlowKey;
 use godwit_core::name::SiteName;
@@ -59,7 +58,9 @@ impl Running {
     /// What is to be known before a name is moved to another node.
     fn prepare(&self, name: &SiteName, to: &str) -> Result<Prepared, String> {
         let Some(tunnel) = &self.tunnel else { return Err("no home address is served here".into()) };
-        let Some(mode) = self.services.mode(name) else { return Err(format!("{name} is not served here")) };
+        if self.services.mode(name).is_none() {
+            return Err(format!("{name} is not served here"));
+        }
         let member =
             self.services.member_named(to).ok_or_else(|| format!("{to} may serve no home address"))?;
         if member == self.own {
@@ -76,7 +77,7 @@ impl Running {
             connections.map_err(|error| format!("the kernel does not tell its connections: {error}"))?;
         let tcp = tcp.into_iter().map(|(correspondent, home)| FlowKey { protocol: 6, correspondent, home });
         let udp = tunnel.steer.active.list(clock::now(), |flow| ips.contains(&flow.home.ip()));
-        Ok(Prepared { to: member, by_sites: *mode == Mode::Sites, tcp: tcp.collect(), udp })
+        Ok(Prepared { to: member, tcp: tcp.collect(), udp })
     }
 
     fn save(&self) {

@@ -1,7 +1,7 @@
 //! A home agent for tests: the binding cache and the tunnel, and a choice that the test makes.
 
 use godwit_core::binding::cache::{self, Cache, State};
-use godwit_core::binding::{Incarnation, Pace};
+use godwit_core::binding::{Incarnation, Pace, Service};
 use godwit_core::flow::FlowKey;
 use godwit_core::key::MemberId;
 use godwit_core::mobility::{FlowsBound, Message};
@@ -35,6 +35,8 @@ struct Table {
     homes: Vec<IpAddr>,
     flows: HashMap<FlowKey, MemberId>,
     epochs: BTreeMap<MemberId, u32>,
+    /// How many flows were bound to a member when it said first that it drains.
+    kept: BTreeMap<MemberId, usize>,
 }
 
 impl Agent {
@@ -65,6 +67,11 @@ impl Agent {
     /// So many flows are bound to a member.
     pub fn bound_to(&self, member: MemberId) -> usize {
         self.table().flows.values().filter(|owner| **owner == member).count()
+    }
+
+    /// So many were when it said first that it takes no new ones.
+    pub fn bound_before_draining(&self, member: MemberId) -> Option<usize> {
+        self.table().kept.get(&member).copied()
     }
 
     pub fn forget_flows(&self) {
@@ -135,7 +142,11 @@ pub async fn run(agent: Arc<Agent>, runtime: Runtime, receives: Vec<IpAddr>, hom
             heard = moves.next() => match heard {
                 Some(Heard::Message { from, message }) => match *message {
                     Message::Update(update) => {
+                        let bound = agent.bound_to(from);
                         let mut table = agent.table();
+                        if update.service == Service::Draining {
+                            table.kept.entry(from).or_insert(bound);
+                        }
                         let epoch = table.epochs.entry(from).or_default();
                         *epoch = update.order.epoch.max(*epoch);
                         Some(cache::Input::Update { from, update })
