@@ -15,9 +15,9 @@ mod world;
 
 use godwit_core::tunnel::Cipher;
 use godwit_net::netlink::{Netlink, Route, interface_index};
-use socket2::SockRef;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use socket2::{Domain, SockRef, Socket, Type};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use world::{Cables, HOME_V4, Return, World, ip};
@@ -135,9 +135,7 @@ fn seconds(thread: u32) -> f64 {
 fn upload(cables: &Cables, time: Duration) -> f64 {
     let listener = cables.node.run(|| TcpListener::bind((ip(HOME_V4), 0))).unwrap();
     let to = listener.local_addr().unwrap();
-    let stream = cables.client.run(|| TcpStream::connect(to)).unwrap();
-    // Comparable with other machines, whatever their default.
-    let _ = SockRef::from(&stream).set_tcp_congestion(b"cubic");
+    let stream = cables.client.run(|| connect(to)).unwrap();
     let (stop, received) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -155,6 +153,15 @@ fn upload(cables: &Cables, time: Duration) -> f64 {
         });
         8.0 * over(time, &stop, || received.load(Relaxed))
     })
+}
+
+/// Comparable with other machines, whatever their default; said before it connects, as what has begun
+/// with BBR is paced for ever.
+fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    let _ = socket.set_tcp_congestion(b"cubic");
+    socket.connect(&to.into())?;
+    Ok(socket.into())
 }
 
 /// Datagrams for each second that arrive of one flow.
