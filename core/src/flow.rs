@@ -5,8 +5,10 @@
 //! exception, and only exceptions are stored: flows that were handed to another node, and flows
 //! that stay where they are though the choice for new ones has changed ([`table`]: flow bindings,
 //! RFC 6089). A node remembers the flows that it gave away for as long as packets of them come
-//! ([`moved`]), so a home agent that has lost its table costs a detour and no connection.
+//! ([`moved`]), so a home agent that has lost its table costs a detour and no connection. Flows that
+//! began under the choice before the present one have a second chance with its owner ([`chance`]).
 
+pub mod chance;
 pub mod moved;
 pub mod select;
 pub mod table;

@@ -12,6 +12,7 @@
 
 use godwit_core::binding::HomeAddress;
 use godwit_core::flow::Row;
+use godwit_core::flow::chance::SEEN_FOR;
 use godwit_core::flow::select::owner;
 use godwit_core::key::MemberId;
 use godwit_core::time::Time;
@@ -113,6 +114,12 @@ impl Choices {
         lasting.next().cloned()
     }
 
+    /// Whether the newest has held for less than a flow of UDP is remembered without packets: until then
+    /// such flows may be with the owner before.
+    pub(crate) fn is_fresh(&self, now: Time) -> bool {
+        self.all.front().is_some_and(|(since, _)| now.since(*since) < SEEN_FOR)
+    }
+
     /// Whether new flows of `client` go to `node`, or did lately.
     pub(crate) fn chose(&self, now: Time, home: HomeAddress, client: IpAddr, node: &MemberId) -> bool {
         let mut until = None::<Time>;
@@ -177,6 +184,7 @@ mod tests {
         choices.set(at(10_500), bound(&[3], &[]));
         assert_eq!(owner_of(&choices.before().unwrap()), Some(member(1)));
         choices.set(at(20_000), bound(&[4], &[]));
+        assert!(choices.is_fresh(at(79_000)) && !choices.is_fresh(at(80_000)));
         assert_eq!(owner_of(&choices.before().unwrap()), Some(member(3)));
     }
 

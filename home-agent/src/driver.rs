@@ -257,6 +257,7 @@ impl Running {
         self.choices.set(now, table.choices(&self.generation));
         table.now = self.choices.now();
         table.before = self.choices.before();
+        table.fresh = self.choices.is_fresh(now);
         let (served, reachable) = (table.served(), table.reachable());
         self.driver.steering.table.store(Arc::new(table));
         self.driver.flows.retain_owners(&reachable);
@@ -302,6 +303,8 @@ impl Running {
             self.copy_flows();
         }
         self.driver.metrics.moved_flows.set(self.driver.flows.len() as i64);
+        // Flows of UDP have their second chance for as long as a change is fresh.
+        self.stale |= self.driver.steering.table.load().fresh && !self.choices.is_fresh(now);
     }
 
     fn deny(&mut self, denied: &Denied) {

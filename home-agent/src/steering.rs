@@ -7,7 +7,7 @@ use crate::unreachable::Unreachable;
 use arc_swap::ArcSwap;
 use godwit_core::binding::HomeAddress;
 use godwit_core::key::MemberId;
-use godwit_core::packet::Packet;
+use godwit_core::packet::{Packet, UDP};
 use godwit_core::tunnel::KeyId;
 use godwit_net::tunnel::{Inward, Outward, Passing, Reason, Steer};
 use std::net::{IpAddr, SocketAddr};
@@ -107,7 +107,9 @@ impl Steering {
         }
         let owner = table.now.get(&home)?.owner(home, client)?;
         let way = served.ways.get(&owner)?;
-        let before = table.before.as_ref().and_then(|before| before.get(&home)?.owner(home, client));
+        // A flow of UDP that was silent since then is nobody's.
+        let before = table.before.as_ref().filter(|_| table.fresh || flow.protocol != UDP);
+        let before = before.and_then(|before| before.get(&home)?.owner(home, client));
         // Who cannot be reached any more gives no second chance.
         let before = before.filter(|before| *before != owner && served.ways.contains_key(before));
         let before = before.and_then(|before| served.number(&before));

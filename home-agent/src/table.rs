@@ -58,6 +58,8 @@ pub(crate) struct Table {
     pub(crate) now: Arc<ByHome>,
     /// Where they went before.
     pub(crate) before: Option<Arc<ByHome>>,
+    /// Whether that was so lately that flows of UDP may be there.
+    pub(crate) fresh: bool,
 }
 
 impl Table {
@@ -89,7 +91,7 @@ impl Table {
             }
         }
         homes.values_mut().for_each(Served::name_nodes);
-        Table { homes, keys, now: Arc::default(), before: None }
+        Table { homes, keys, now: Arc::default(), before: None, fresh: false }
     }
 
     /// Where new flows go, by the map and by who is bound.

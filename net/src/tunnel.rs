@@ -43,13 +43,16 @@
 //!
 //! # Relays
 //!
-//! A packet that is relayed says so in its header, and is never relayed again: [`Inward::Relay`] for such a
-//! packet is a drop, counted as [`Reason::Loop`].
+//! A packet that is relayed says so in its header. It is relayed once more, and without the name of an owner
+//! before, only if it has come with one: that is how a second chance is declined. Any other
+//! [`Inward::Relay`] of such a packet is a drop, counted as [`Reason::Loop`].
 
 mod count;
 mod device;
 mod engine;
 mod gather;
+#[cfg(any(test, fuzzing))]
+pub mod holds;
 mod inward;
 mod key;
 mod outward;
@@ -101,7 +104,8 @@ pub trait Steer: Send + Sync + 'static {
     fn outward(&self, packet: &Passing<'_>) -> Outward;
 
     /// An authentic packet that came through the tunnel under `key`. Whether its addresses are ones that
-    /// the other end may use, and ours, is asked here and nowhere else.
+    /// the other end may use, and ours, is asked here and nowhere else. What is said of a packet that is
+    /// delivered holds for those that follow it as its train, in the same batch and from the same place.
     fn inward(&self, key: KeyId, from: SocketAddr, packet: &Passing<'_>) -> Inward;
 }
 
@@ -195,12 +199,14 @@ pub enum Outward {
 pub enum Inward {
     /// To the kernel.
     Deliver,
-    /// On through another tunnel, if it was not relayed before.
+    /// On through another tunnel, if it was not relayed before, or is declined.
     Relay {
         /// Sealed with this key.
         key: KeyId,
         /// To this address.
         to: SocketAddr,
+        /// The owner before, by number, if it is passed on to have its second chance there.
+        before: Option<u16>,
     },
     /// The owner has kept what it wants of it.
     Taken,

@@ -60,13 +60,15 @@ pub struct Header {
     pub kind: Kind,
     /// How.
     pub cipher: Cipher,
-    /// A node has passed it on already: it is never passed on again.
+    /// A node has passed it on already: it is never passed on again, but for what is given back.
     pub relayed: bool,
     /// The checksum of TCP or UDP inside covers the pseudo-header only, as the sending kernel left
     /// it; the receiving kernel is told so. The seal guards the rest.
     pub unsummed: bool,
     /// Who owned the client's flows before the choice changed: the number of a member. A node that
-    /// does not know the flow passes the packet on to that one, once: the second chance.
+    /// does not know the flow passes the packet on to that one, once: the second chance. In a packet that
+    /// was passed on it says that this is what it came for, and that it may be given back, without it
+    /// ([`crate::flow::chance`]).
     pub before: Option<u16>,
     /// Under which key.
     pub key: KeyId,

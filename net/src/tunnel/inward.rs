@@ -12,7 +12,7 @@ use super::{Event, Inward, Passing, Way};
 use crate::offload::{Offload, Train};
 use godwit_core::packet::{Packet, TCP, UDP, decrement_hops, ecn};
 use godwit_core::tunnel::header::{HEADER_LEN, Kind};
-use godwit_core::tunnel::{Control, Header, KeyId};
+use godwit_core::tunnel::{Control, Header};
 use godwit_core::wire;
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -35,6 +35,7 @@ pub(super) fn run(shared: &Shared, worker: &Worker, number: usize) {
         keys: shared.keys.snapshot(),
         outbox: Outbox::new(shared.batching),
         gather: Gather::new(shared.tun.takes_udp_trains()),
+        first: None,
     };
     let socket = shared.sockets.get(number);
     worker.run(socket.as_fd(), &shared.stop, || {
@@ -62,6 +63,8 @@ struct State<'a> {
     keys: Snapshot,
     outbox: Outbox,
     gather: Gather,
+    /// How the first packet of what is gathered came.
+    first: Option<(Header, SocketAddr)>,
 }
 
 impl State<'_> {
@@ -126,23 +129,40 @@ impl State<'_> {
             true => Offload::unsummed(packet.payload, packet.protocol),
             false => Offload::default(),
         };
+        let opened = Opened { place: place.clone(), packet, unsummed: header.unsummed };
+        if self.came_as_the_first(header, arrival) && self.gather.append(memory, &opened) {
+            return Ok(());
+        }
+        let bytes = &memory[place.clone()];
         let passing =
             Passing { packet, bytes, count: 1, relayed: header.relayed, before: header.before, offload };
         match self.shared.steer.inward(header.key, arrival.from, &passing) {
-            Inward::Deliver => self.deliver(memory, Opened { place, packet, unsummed: header.unsummed }),
-            Inward::Relay { key, to } => self.relay(memory, place, header, &packet, offload, (key, to))?,
+            Inward::Deliver => {
+                self.flush(memory);
+                self.gather.begin(memory, opened);
+                self.first = Some((*header, arrival.from));
+            }
+            Inward::Relay { key, to, before } => {
+                let way = Way { key, to, before, relayed: true };
+                if header.relayed && (header.before.is_none() || before.is_some()) {
+                    return Err(Reason::Loop);
+                }
+                self.relay(memory, place, &packet, offload, &way)?;
+            }
             Inward::Taken => add(&self.shared.counters.taken, 1),
             Inward::Drop(reason) => return Err(reason),
         }
         Ok(())
     }
 
-    fn deliver(&mut self, memory: &mut [u8], opened: Opened) {
-        if self.shared.batching && self.gather.append(memory, &opened) {
-            return;
-        }
-        self.flush(memory);
-        self.gather.begin(memory, opened);
+    /// Whether the owner, who let the first packet of a train through, has said it of those that follow
+    /// it too: they came the same way. It has a say again with the next batch.
+    fn came_as_the_first(&self, header: &Header, arrival: &Arrival) -> bool {
+        let alike = |first: &Header| {
+            (first.key, first.relayed, first.before) == (header.key, header.relayed, header.before)
+        };
+        self.shared.batching
+            && self.first.as_ref().is_some_and(|(first, from)| alike(first) && *from == arrival.from)
     }
 
     /// Gives the kernel what was gathered.
@@ -164,23 +184,19 @@ impl State<'_> {
         }
     }
 
-    /// Passes a packet on to where its flow went, once; no router sees it, so the hop is counted here.
+    /// Passes a packet on to where its flow went; no router sees it, so the hop is counted here.
     fn relay(
         &mut self,
         memory: &mut [u8],
         place: Range<usize>,
-        header: &Header,
         packet: &Packet,
         offload: Offload,
-        (key, to): (KeyId, SocketAddr),
+        way: &Way,
     ) -> Result<(), Reason> {
         let bytes = &mut memory[place];
-        if header.relayed || decrement_hops(bytes).is_err() {
-            return Err(Reason::Loop);
-        }
-        let way = Way { key, to, before: header.before, relayed: true };
+        decrement_hops(bytes).map_err(|_| Reason::Loop)?;
         let train = Train { packet: bytes, offload };
-        if seal_all(self.shared, &self.keys, &mut self.outbox, &way, packet, train).is_some() {
+        if seal_all(self.shared, &self.keys, &mut self.outbox, way, packet, train).is_some() {
             add(&self.shared.counters.relayed, 1);
         }
         Ok(())
@@ -188,7 +204,7 @@ impl State<'_> {
 }
 
 /// Whether there is a checksum that the kernel can make.
-fn can_be_unsummed(packet: &Packet) -> bool {
+pub(super) fn can_be_unsummed(packet: &Packet) -> bool {
     let least = match packet.protocol {
         TCP => 20,
         UDP => 8,

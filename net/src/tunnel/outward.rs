@@ -165,7 +165,7 @@ pub(super) fn seal_all(
 }
 
 /// Makes the checksum that the kernel left to us.
-fn complete(bytes: &mut [u8], start: usize, at: usize) {
+pub(super) fn complete(bytes: &mut [u8], start: usize, at: usize) {
     if start >= bytes.len() || at + 2 > bytes.len() {
         return;
     }

@@ -19,6 +19,7 @@ enum Mode {
     Deliver,
     Hold,
     Relay(SocketAddr),
+    Ask(SocketAddr),
 }
 
 /// A node that does as it is told.
@@ -57,7 +58,8 @@ impl Steer for Told {
                 self.held.lock().unwrap().push(packet.keep());
                 Inward::Taken
             }
-            Mode::Relay(to) => Inward::Relay { key: RELAY.id, to },
+            Mode::Relay(to) => Inward::Relay { key: RELAY.id, to, before: None },
+            Mode::Ask(to) => Inward::Relay { key: RELAY.id, to, before: packet.before },
         }
     }
 }
@@ -117,15 +119,25 @@ fn held_let_go_and_passed_on() {
         assert_eq!(second.relayed.load(Relaxed), 20);
 
         // Nothing is passed on twice.
-        b.engine
-            .install(TunnelKey { id: KeyId(100), ..RELAY }, Side::HomeAgent, Cipher::Aes256Gcm, MTU)
-            .unwrap();
         second.set(Mode::Relay(a.address));
         b.engine.barrier();
         first.set(Mode::Relay(b.address));
         send(to_b, 50..60);
         wait(|| b.engine.counts().dropped[&Reason::Loop] == 10, &b);
         assert_eq!(b.engine.counts().relayed, 0);
+        // Nor is a question passed on as one.
+        second.set(Mode::Ask(a.address));
+        b.engine.barrier();
+        first.set(Mode::Ask(b.address));
+        send(to_b, 60..70);
+        wait(|| b.engine.counts().dropped[&Reason::Loop] == 20, &b);
+        assert_eq!(b.engine.counts().relayed, 0);
+        // It may be given back, and that is the end of it.
+        second.set(Mode::Relay(a.address));
+        b.engine.barrier();
+        send(to_b, 70..80);
+        wait(|| a.engine.counts().dropped[&Reason::Loop] == 10, &a);
+        assert_eq!(b.engine.counts().relayed, 10);
     });
 }
 

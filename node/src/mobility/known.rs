@@ -1,11 +1,12 @@
 //! Which flows this node has seen lately, in bounded room and without a lock for most packets.
 
 use godwit_core::flow::FlowKey;
+use godwit_core::flow::chance::SEEN_FOR as ACTIVE_FOR;
 use godwit_core::time::Time;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Places in a table of flows; two flows in one place push each other out. 512 KiB.
@@ -65,15 +66,28 @@ impl Seen {
 /// Most UDP flows that are remembered by name; of more, the later ones are not.
 pub(super) const ACTIVE_MAX: usize = 16_384;
 
-/// A UDP flow without a packet for so long is over (RFC 4787, 4.3 asks for two minutes of whoever
-/// translates; what moves with a flow that comes back is nothing).
-pub(super) const ACTIVE_FOR: Duration = Duration::from_secs(60);
+/// When there is no room for one more, those that are over are looked for this often.
+const ROOM_PAUSE: Duration = Duration::from_secs(1);
 
 /// The UDP flows that are active: a connection the kernel knows, a UDP flow only its packets.
 #[derive(Debug, Default)]
 pub(super) struct Active {
     lately: Seen,
-    flows: Mutex<HashMap<FlowKey, Time>>,
+    named: Mutex<Named>,
+}
+
+#[derive(Debug, Default)]
+struct Named {
+    flows: HashMap<FlowKey, Time>,
+    /// When room was made last.
+    cleared: Time,
+}
+
+impl Named {
+    fn clear(&mut self, now: Time) {
+        self.cleared = now;
+        self.flows.retain(|_, seen| now.since(*seen) < ACTIVE_FOR);
+    }
 }
 
 impl Active {
@@ -83,20 +97,34 @@ impl Active {
             return;
         }
         self.lately.see(now, flow);
-        let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
-        if flows.len() < ACTIVE_MAX || flows.contains_key(flow) {
-            flows.insert(*flow, now);
+        let mut named = self.named();
+        let is_full = |named: &Named| named.flows.len() >= ACTIVE_MAX && !named.flows.contains_key(flow);
+        if is_full(&named) && now.since(named.cleared) >= ROOM_PAUSE {
+            named.clear(now);
         }
+        if !is_full(&named) {
+            named.flows.insert(*flow, now);
+        }
+    }
+
+    /// Whether packets of it came lately.
+    pub(super) fn knows(&self, now: Time, flow: &FlowKey) -> bool {
+        self.lately.lately(now, flow, ACTIVE_FOR)
+            || self.named().flows.get(flow).is_some_and(|seen| now.since(*seen) < ACTIVE_FOR)
     }
 
     /// Those of which packets came lately and for which `wanted` holds; the others are forgotten when
     /// they were silent for long.
     pub(super) fn list(&self, now: Time, wanted: impl Fn(&FlowKey) -> bool) -> Vec<FlowKey> {
-        let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
-        flows.retain(|_, seen| now.since(*seen) < ACTIVE_FOR);
-        let mut found: Vec<FlowKey> = flows.keys().filter(|flow| wanted(flow)).copied().collect();
+        let mut named = self.named();
+        named.clear(now);
+        let mut found: Vec<FlowKey> = named.flows.keys().filter(|flow| wanted(flow)).copied().collect();
         found.sort();
         found
+    }
+
+    fn named(&self) -> MutexGuard<'_, Named> {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,5 +166,9 @@ mod tests {
             active.see(now + ACTIVE_FOR, &FlowKey { correspondent: (n.to_be_bytes(), 9).into(), ..flow(9) });
         }
         assert_eq!(listed(now + ACTIVE_FOR).len(), ACTIVE_MAX);
+        // When those are over there is room again.
+        active.see(now + 2 * ACTIVE_FOR, &flow(1));
+        assert!(active.knows(now + 2 * ACTIVE_FOR, &flow(1)));
+        assert_eq!(listed(now + 2 * ACTIVE_FOR), [flow(1)]);
     }
 }

@@ -94,6 +94,7 @@ impl MobilityMetrics {
             ("sealed", counts.sealed),
             ("relayed", counts.relayed),
             ("second-chance", decided.second_chances),
+            ("given-back", decided.given_back),
             ("passed-on", decided.passed_on),
             ("relayed-here", decided.relayed_here),
             ("injected", counts.injected),

@@ -23,6 +23,7 @@ pub(crate) struct Told {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct DecidedCounts {
     pub(crate) second_chances: u64,
+    pub(crate) given_back: u64,
     pub(crate) passed_on: u64,
     pub(crate) relayed_here: u64,
     pub(crate) no_relay: u64,
@@ -78,6 +79,7 @@ impl Told {
         let sizes = steer.filter.sizes();
         self.decided = DecidedCounts {
             second_chances: read(&steer.decided.second_chances),
+            given_back: read(&steer.decided.given_back),
             passed_on: read(&steer.decided.passed_on),
             relayed_here: read(&steer.decided.relayed_here),
             no_relay: read(&steer.decided.no_relay),

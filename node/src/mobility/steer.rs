@@ -2,13 +2,14 @@
 //!
 //! Inward, in this order: it must come from a home agent or a node that we gave a key, and be for a home
 //! address that is served here; a hand-off may want it; then, if a home agent says that somebody else
-//! owned the client's flows before, a flow that the kernel does not know goes there (the *second chance*);
-//! everything else is the kernel's. When nobody else can have it, the kernel's reset is the right answer,
-//! and it comes from the home address.
+//! owned the client's flows before, a flow that is unknown here goes there (the *second chance*); everything
+//! else is the kernel's. When nobody else can have it, the kernel's reset is the right answer, and it comes
+//! from the home address. Whether a connection of TCP is known, the kernel says; of UDP, what was seen
+//! ([`godwit_core::flow::chance`]).
 //!
-//! A packet that another node passed on is ours or nobody's: it gets no second chance, so none goes round.
-//! One of a connection that is here means that home agents send its packets elsewhere: they are told where
-//! it is ([`Claims`]).
+//! A packet that another node passed on gets no second chance, so none goes round: TCP's is ours or
+//! nobody's, and UDP's, if it is none of ours, is given back. One of a flow that is here means that home
+//! agents send its packets elsewhere: they are told where it is ([`Claims`]).
 
 use super::filter::{Filter, Verdict};
 use super::known::{Active, Seen};
@@ -16,6 +17,7 @@ use super::view::{Sender, View};
 use crate::clock;
 use arc_swap::ArcSwap;
 use godwit_core::flow::FlowKey;
+use godwit_core::flow::chance::{self, ASKED_FOR, Came, Inquiry, Turn, VAIN_FOR};
 use godwit_core::key::MemberId;
 use godwit_core::packet::{Fragment, Packet, TCP, UDP};
 use godwit_core::time::Time;
@@ -47,6 +49,8 @@ pub(super) type Claims = mpsc::Receiver<FlowKey>;
 pub(super) struct Decided {
     /// Packets of flows that were unknown here, passed on to who had them before.
     pub(super) second_chances: AtomicU64,
+    /// Packets whose flows had their second chance here in vain, given back.
+    pub(super) given_back: AtomicU64,
     /// Packets of flows that were given away, passed on.
     pub(super) passed_on: AtomicU64,
     /// Packets that other nodes passed on to here.
@@ -64,6 +68,8 @@ pub(super) struct NodeSteer {
     pub(super) active: Active,
     pub(super) decided: Decided,
     known: Seen,
+    /// Flows of UDP of which others were asked whether they have them.
+    asked: Seen,
     claimed: Seen,
     /// The home agent through which a client's packets came last, by client: replies take the same.
     nearest: Mutex<HashMap<FlowKey, MemberId>>,
@@ -89,6 +95,7 @@ impl NodeSteer {
             active: Active::default(),
             decided: Decided::default(),
             known: Seen::default(),
+            asked: Seen::default(),
             claimed: Seen::default(),
             nearest: Mutex::default(),
             nearest_told: Seen::default(),
@@ -103,9 +110,9 @@ impl NodeSteer {
         flows.iter().for_each(|flow| self.known.forget(flow));
     }
 
-    fn relay(&self, view: &View, to: &MemberId) -> Inward {
+    fn relay(&self, view: &View, to: &MemberId, before: Option<u16>) -> Inward {
         match view.relays.get(to) {
-            Some((key, to)) => Inward::Relay { key: *key, to: *to },
+            Some((key, to)) => Inward::Relay { key: *key, to: *to, before },
             None => {
                 self.decided.no_relay.fetch_add(1, Ordering::Relaxed);
                 // Never the kernel: it would reset somebody else's connection.
@@ -131,6 +138,39 @@ impl NodeSteer {
             // Without knowing, what is local goes first.
             Some(Err(_)) | None => true,
         }
+    }
+
+    /// What becomes of a segment of TCP: there is no giving back, as the kernel's reset is right where a
+    /// connection is looked for last.
+    fn of_segment(&self, now: Time, flow: &FlowKey, begins: bool, came: Came) -> Turn {
+        match came {
+            Came::Ours => Turn::Keep,
+            Came::Contested if begins => {
+                self.known.see(now, flow);
+                Turn::Keep
+            }
+            Came::Contested if self.is_known(now, flow) => Turn::Keep,
+            Came::Contested => Turn::Ask,
+            Came::Asked | Came::Given if self.is_known(now, flow) => Turn::Claim,
+            Came::Asked | Came::Given => Turn::Keep,
+        }
+    }
+
+    fn of_datagram(&self, now: Time, flow: &FlowKey, came: Came) -> Turn {
+        // As a rule nobody doubts whose it is.
+        if matches!(came, Came::Ours | Came::Given) {
+            return Turn::Keep;
+        }
+        let inquiry = match self.asked.lately(now, flow, VAIN_FOR) {
+            true if self.asked.lately(now, flow, ASKED_FOR) => Inquiry::Open,
+            true => Inquiry::Vain,
+            false => Inquiry::None,
+        };
+        let turn = chance::of_datagram(came, self.active.knows(now, flow), inquiry);
+        if turn == Turn::Ask && inquiry == Inquiry::None {
+            self.asked.see(now, flow);
+        }
+        turn
     }
 
     /// Tells home agents, now and then, that a flow is here.
@@ -203,32 +243,41 @@ impl Steer for NodeSteer {
             Verdict::PassOn(to) if *sender == Sender::Node(to) => {}
             Verdict::PassOn(to) => {
                 self.decided.passed_on.fetch_add(1, Ordering::Relaxed);
-                return self.relay(&view, &to);
+                return self.relay(&view, &to, None);
             }
         }
-        match sender {
+        let before = passing.before.and_then(|number| view.numbered(number));
+        let came = match sender {
             Sender::Node(_) => {
                 self.decided.relayed_here.fetch_add(1, Ordering::Relaxed);
-                if packet.protocol == TCP && self.is_known(now, &flow) {
-                    self.claim(now, &flow);
-                }
+                if passing.before.is_some() { Came::Asked } else { Came::Given }
             }
             Sender::HomeAgent(agent) => {
                 if view.homes.get(&packet.destination).is_some_and(|exits| exits.len() > 1) {
                     self.came_by(now, &flow, *agent);
                 }
-                let before = passing.before.and_then(|number| view.numbered(number));
-                if let Some(before) =
-                    before.filter(|_| flow.protocol == TCP && flow.correspondent.port() != 0)
-                {
-                    if begins {
-                        self.known.see(now, &flow);
-                    } else if !self.is_known(now, &flow) {
-                        self.decided.second_chances.fetch_add(1, Ordering::Relaxed);
-                        return self.relay(&view, &before);
-                    }
-                }
+                if before.is_some() { Came::Contested } else { Came::Ours }
             }
+        };
+        let turn = match flow.protocol {
+            // A fragment after the first follows its client's network.
+            _ if flow.correspondent.port() == 0 => Turn::Keep,
+            TCP => self.of_segment(now, &flow, begins, came),
+            UDP => self.of_datagram(now, &flow, came),
+            _ => Turn::Keep,
+        };
+        match (turn, before, sender) {
+            (Turn::Ask, Some(to), _) => {
+                self.decided.second_chances.fetch_add(1, Ordering::Relaxed);
+                return self.relay(&view, &to, passing.before);
+            }
+            // To whom there is no way back it cannot be given; nobody resets a datagram.
+            (Turn::GiveBack, _, Sender::Node(to)) if view.relays.contains_key(to) => {
+                self.decided.given_back.fetch_add(1, Ordering::Relaxed);
+                return self.relay(&view, to, None);
+            }
+            (Turn::Claim, ..) => self.claim(now, &flow),
+            (Turn::Keep | Turn::Ask | Turn::GiveBack, ..) => {}
         }
         if packet.protocol == UDP && flow.correspondent.port() != 0 {
             self.active.see(now, &flow);

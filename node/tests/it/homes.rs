@@ -213,15 +213,8 @@ fn an_old_connection_has_a_second_chance_and_then_its_way_and_a_lost_one_is_rese
             let mut old = world.client.run(tcp(home(HOME4)));
             let (answer, old_again) = world.client.run(async move { (ask_tcp(&mut old, "one").await, old) });
             assert_eq!(answer.unwrap(), "a one");
-            // Each knows how to pass packets on to the other: asked for before they are needed.
             let a = world.a.member();
-            world.b.run(move |node| async move {
-                let flows = node.runtime().mobility().unwrap().flows();
-                until("b passes on to a", || async {
-                    flows.borrow().as_ref().is_some_and(|known| known.reaches(&a))
-                })
-                .await;
-            });
+            reaches(&world.b, "b passes on to a", a);
 
             world.choose(&world.b);
             world.agent.chose_before(Some(select::number(&a)));
@@ -252,6 +245,49 @@ fn an_old_connection_has_a_second_chance_and_then_its_way_and_a_lost_one_is_rese
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
         },
     );
+}
+
+#[test]
+fn a_flow_of_datagrams_stays_where_it_is_and_a_new_one_goes_where_it_should() {
+    in_namespaces("homes::a_flow_of_datagrams_stays_where_it_is_and_a_new_one_goes_where_it_should", || {
+        let world = game_at_both();
+        let (answer, old) = world.client.run(async {
+            let old = udp(home(HOME4)).await;
+            (ask_udp(&old, "one").await, old)
+        });
+        assert_eq!(answer, "a one");
+        let [a, b] = [world.a.member(), world.b.member()];
+        reaches(&world.b, "b passes on to a", a);
+        reaches(&world.a, "a gives back to b", b);
+
+        world.choose(&world.b);
+        world.agent.chose_before(Some(select::number(&a)));
+        let (answer, old) = world.client.run(async move { (ask_udp(&old, "two").await, old) });
+        assert_eq!(answer, "a two", "b, which has not seen it, asks a, which has");
+        let (first, again, new) = world.client.run(async {
+            let new = udp(home(HOME4)).await;
+            (ask_udp(&new, "first").await, ask_udp(&new, "again").await, new)
+        });
+        assert_eq!((first.as_str(), again.as_str()), ("b first", "b again"), "a has given it back");
+        // a has told where the old one is, and nobody has said anything of the new one.
+        let agent = world.agent.clone();
+        world.client.run(async move {
+            until("the flow is bound to a", || std::future::ready(agent.bound_to(a) > 0)).await;
+        });
+        assert_eq!((world.agent.bound_to(a), world.agent.bound_to(b)), (1, 0));
+        world.agent.chose_before(None);
+        let answers =
+            world.client.run(async move { [ask_udp(&old, "three").await, ask_udp(&new, "three").await] });
+        assert_eq!(answers, ["a three", "b three"]);
+    });
+}
+
+/// Waits until a node can pass packets on to another: it asks for the way before it is needed.
+fn reaches(node: &NodeHost, what: &'static str, other: MemberId) {
+    node.run(move |node| async move {
+        let flows = node.runtime().mobility().unwrap().flows();
+        until(what, || async { flows.borrow().as_ref().is_some_and(|known| known.reaches(&other)) }).await;
+    });
 }
 
 #[test]
