@@ -4,6 +4,7 @@
 //! IO without opinions. Each module wraps a few system calls that no library of the project's
 //! wraps, in functions that are safe to call with any argument.
 #![allow(unsafe_code, reason = "system calls that no safe wrapper offers live here, and only here")]
+#![allow(unexpected_cfgs, reason = "cargo-fuzz sets `fuzzing`")]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod handed;

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod challenges;
+mod corpus;
 mod failure;
 mod garbage;
 mod heads;
