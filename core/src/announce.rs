@@ -98,7 +98,7 @@ pub enum Output {
 }
 
 /// One address.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Line {
     announced: bool,
     well: bool,
@@ -109,14 +109,18 @@ struct Line {
     last: Time,
 }
 
-/// The machine: feed it, drain it, and feed [`Input::Timer`] at [`Announcer::next_deadline`].
-#[derive(Debug)]
+/// The machine: feed it, drain it, and feed [`Input::Timer`] at [`Announcer::next_deadline`]. What one
+/// process has written down of it another one on the same host may go on with, at the same clock: it tells
+/// the others again what is announced.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Announcer {
     settled_at: Time,
     lines: BTreeMap<HomeAddress, Line>,
     elsewhere: BTreeSet<HomeAddress>,
     leaving: bool,
+    #[serde(skip)]
     told: Vec<Announcement>,
+    #[serde(skip)]
     outputs: VecDeque<Output>,
 }
 

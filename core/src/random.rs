@@ -3,9 +3,10 @@
 //! SplitMix64 (Steele, Lea, Flood 2014): one word of state, passes the usual test batteries, and
 //! is nobody's secret: it chooses whom to gossip with and spreads timers, nothing else.
 
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Random(u64);
 
 impl Random {

@@ -38,6 +38,7 @@ use crate::key::MemberId;
 use crate::time::Time;
 use crate::tunnel::{Control, Cookie, KeyId, Secret, TunnelKey};
 use entry::{Allowance, Entry, Place, Proof};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -59,8 +60,9 @@ const FOLLOW_PAUSE: Duration = Duration::from_secs(1);
 /// Acting so much later than asked for means that this process stood still.
 const LATE_MIN: Duration = Duration::from_millis(150);
 
-/// The machine. See the module for how to call it.
-#[derive(Debug)]
+/// The machine. See the module for how to call it. What one process has written down of it another one
+/// on the same host may go on with, at the same clock: the life of the home agent goes on.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Cache {
     secret: Secret,
     incarnation: Incarnation,
@@ -79,7 +81,9 @@ pub struct Cache {
     numbers: u32,
     /// Probes from before this time are not held against anybody.
     excused: Time,
+    #[serde(skip)]
     counts: Counts,
+    #[serde(skip)]
     outputs: VecDeque<Output>,
 }
 

@@ -4,10 +4,11 @@
 //! it. Probes go out at a fixed pace, whatever else the tunnel carries.
 
 use crate::time::Time;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// How a path is watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pace {
     /// Between probes.
     pub interval: Duration,
@@ -43,7 +44,7 @@ pub(super) enum Step {
     Lost(u32),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Path {
     up: bool,
     /// The number of the last probe.

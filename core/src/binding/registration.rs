@@ -27,6 +27,7 @@ use crate::key::MemberId;
 use crate::random::Random;
 use crate::time::Time;
 use crate::tunnel::{Control, KeyId, TunnelKey};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -90,7 +91,7 @@ pub enum Input {
 }
 
 /// A care-of address as it is announced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
     /// Where.
     pub care_of: CareOf,
@@ -152,7 +153,7 @@ pub enum Output {
 }
 
 /// One care-of address at one home agent.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Side {
     incarnation: Option<Incarnation>,
     /// When the next update is due.
@@ -205,8 +206,9 @@ impl Side {
     }
 }
 
-/// The machine. See the module for how to call it.
-#[derive(Debug)]
+/// The machine. See the module for how to call it. What one process has written down of it another one
+/// on the same host may go on with, at the same clock: it is the same epoch.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Registration {
     order: Order,
     homes: BTreeSet<HomeAddress>,
@@ -215,6 +217,7 @@ pub struct Registration {
     service: Service,
     sides: BTreeMap<(MemberId, BindingId), Side>,
     random: Random,
+    #[serde(skip)]
     outputs: VecDeque<Output>,
 }
 

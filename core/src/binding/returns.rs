@@ -12,6 +12,7 @@
 use super::path::{Pace, Path, Step};
 use super::{HOMES_MAX, HomeAddress};
 use crate::time::Time;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub enum Try {
 }
 
 /// The ways of replies, by home address. See the module.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Returns {
     ways: BTreeMap<HomeAddress, Path>,
 }

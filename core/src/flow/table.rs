@@ -74,14 +74,15 @@ pub trait Choice {
     fn usable(&self, flow: &FlowKey, node: &MemberId) -> bool;
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Bound {
     owner: MemberId,
     used: Time,
 }
 
-/// The flow bindings of a home agent. See the module.
-#[derive(Debug)]
+/// The flow bindings of a home agent. See the module. What one process has written down of it another one
+/// on the same host may go on with, at the same clock.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct FlowTable {
     incarnation: Incarnation,
     flows: HashMap<FlowKey, Bound>,

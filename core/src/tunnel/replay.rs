@@ -26,6 +26,20 @@ impl Default for ReplayWindow {
 }
 
 impl ReplayWindow {
+    /// One that takes nothing below `next`: all of it may have been taken.
+    pub fn beginning_at(next: u64) -> ReplayWindow {
+        let Some(newest) = next.checked_sub(1) else { return ReplayWindow::default() };
+        let mut words = [u64::MAX; WORDS];
+        // Of the word that is being filled, those up to the newest.
+        words[index(newest)] = u64::MAX >> (WORD - 1 - newest % WORD);
+        ReplayWindow { next, words }
+    }
+
+    /// Above every counter that was taken.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Whether a packet with this counter may still be new: asked before it is opened, which costs
     /// more.
     pub fn may_take(&self, counter: u64) -> bool {
@@ -113,6 +127,21 @@ mod tests {
                     newest = newest.max(counter);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn one_that_begins_later_takes_nothing_from_before() {
+        for next in [0, 1, 63, 64, 4096, 5000, 1 << 40] {
+            let mut window = ReplayWindow::beginning_at(next);
+            assert_eq!(window.next(), next);
+            for before in next.saturating_sub(2 * WINDOW)..next {
+                assert!(!window.may_take(before), "{before} of {next}");
+            }
+            for counter in [next + 70, next, next + 1] {
+                assert!(window.take(counter) && !window.take(counter), "{counter} of {next}");
+            }
+            assert_eq!(window.next(), next + 71);
         }
     }
 }

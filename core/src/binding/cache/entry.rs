@@ -5,6 +5,7 @@ use crate::binding::path::Path;
 use crate::binding::{Capabilities, CareOf, HomeAddress, Service};
 use crate::time::Time;
 use crate::tunnel::{Cookie, KeyId};
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ const UPDATES_BURST: u32 = 10;
 /// …and then one in this time: three a second (MAX_UPDATE_RATE; RFC 6275, 12).
 const UPDATES_PAUSE: Duration = Duration::from_millis(333);
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Entry {
     pub(super) asked: Vec<HomeAddress>,
     pub(super) homes: Vec<HomeAddress>,
@@ -34,14 +35,14 @@ pub(super) struct Entry {
 }
 
 /// A care-of address that has proved itself.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Place {
     pub(super) address: SocketAddr,
     pub(super) path: Path,
 }
 
 /// A care-of address that has not.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Proof {
     /// Not known before the node's first packet when it does not know it either.
     pub(super) address: Option<SocketAddr>,
@@ -80,7 +81,7 @@ impl Entry {
 }
 
 /// How many updates a member may still send.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Allowance {
     /// When all of them are there again.
     pub(super) full_at: Time,
