@@ -63,15 +63,29 @@ mod socket;
 pub use count::{Counts, Reason};
 pub use device::{Tun, TunConfig};
 pub use engine::Engine;
-pub use key::{InstallError, KEYS_MAX, PACKETS_MAX, PACKETS_WORN, cipher_for, has_aes};
+pub use key::{InstallError, KEYS_MAX, KeyLeft, PACKETS_MAX, PACKETS_WORN, cipher_for, has_aes};
 
 use crate::offload::{Offload, Train};
 use godwit_core::packet::Packet;
 use godwit_core::tunnel::{Control, KeyId};
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+/// What an engine leaves to the process that follows ([`Engine::leave`]): to be taken up by
+/// [`Tun::adopt`] and [`Engine::resume`].
+#[derive(Debug)]
+pub struct Left {
+    /// Its keys.
+    pub keys: Vec<KeyLeft>,
+    /// The device's queues.
+    pub device: Vec<OwnedFd>,
+    /// Its sockets.
+    pub sockets: Vec<OwnedFd>,
+}
 
 /// Who we are in a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Side {
     /// The end that gave the key: seals "to node".
     HomeAgent,

@@ -9,7 +9,7 @@ use crate::netlink::{LinkSettings, Netlink, interface_index};
 use crate::offload::{HEADER_LEN, Offload, TRAIN_LEN_MAX};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 /// `linux/if_tun.h`.
@@ -61,6 +61,27 @@ pub struct Tun {
 }
 
 impl Tun {
+    /// Takes over the queues of a device that another process has made with this configuration, and that
+    /// it does not read any more. One that is made otherwise is an error.
+    pub fn adopt(config: &TunConfig, queues: Vec<OwnedFd>) -> io::Result<Tun> {
+        let other = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what.to_owned()));
+        if queues.len() != config.queues.max(1) {
+            return other("a device with another number of queues was left");
+        }
+        let queues: Vec<File> = queues.into_iter().map(File::from).collect();
+        let mut udp_trains = config.offloads;
+        for queue in &queues {
+            if named(queue)? != config.name {
+                return other("a device of another name was left");
+            }
+            udp_trains &= set_all_offloads(queue, config.offloads)?;
+        }
+        let index = interface_index(&config.name)?;
+        let settings = LinkSettings { mtu: Some(config.mtu.into()), ..LinkSettings::default() };
+        Netlink::open()?.set_up(index, settings)?;
+        Ok(Tun { queues, name: config.name.clone(), index, mtu: config.mtu, udp_trains })
+    }
+
     /// Makes the device in the calling thread's network namespace and brings it up. What comes out of
     /// it is not checked against the reverse path, where the host's setting leaves that open: packets
     /// that come through a tunnel come from anywhere.
@@ -109,6 +130,11 @@ impl Tun {
     /// Whether the kernel knows trains of UDP datagrams.
     pub(super) fn takes_udp_trains(&self) -> bool {
         self.udp_trains
+    }
+
+    /// More descriptors of the same queues.
+    pub(super) fn duplicate(&self) -> io::Result<Vec<OwnedFd>> {
+        self.queues.iter().map(|queue| Ok(queue.try_clone()?.into())).collect()
     }
 
     pub(super) fn queues(&self) -> usize {
@@ -160,12 +186,37 @@ fn open(name: &str, flags: libc::c_int, offloads: bool) -> io::Result<(File, boo
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is.
     check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &mut request) })?;
-    let tcp = if offloads { TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN } else { 0 };
-    let udp_trains = offloads && set_offloads(&tun, tcp | TUN_F_USO4 | TUN_F_USO6).is_ok();
-    if !udp_trains {
-        set_offloads(&tun, tcp)?;
-    }
+    let udp_trains = set_all_offloads(&tun, offloads)?;
     Ok((tun, udp_trains))
+}
+
+/// The name of the device that a queue belongs to.
+fn named(queue: &File) -> io::Result<String> {
+    // SAFETY: ifreq is plain data for which all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes one ifreq, which `request` is.
+    check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNGETIFF, &mut request) })?;
+    if i32::from(unsigned(&request)) & libc::IFF_VNET_HDR == 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a device without headers was left"));
+    }
+    let name = request.ifr_name.iter().take_while(|octet| **octet != 0).map(|octet| *octet as u8);
+    Ok(String::from_utf8_lossy(&name.collect::<Vec<u8>>()).into_owned())
+}
+
+/// The flags that TUNGETIFF has told.
+fn unsigned(request: &libc::ifreq) -> u16 {
+    // SAFETY: the kernel has written this member of the union.
+    unsafe { request.ifr_ifru.ifru_flags as u16 }
+}
+
+/// Takes what the kernel can leave to us; whether that is trains of UDP, too.
+fn set_all_offloads(tun: &File, offloads: bool) -> io::Result<bool> {
+    let tcp = if offloads { TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN } else { 0 };
+    let udp_trains = offloads && set_offloads(tun, tcp | TUN_F_USO4 | TUN_F_USO6).is_ok();
+    if !udp_trains {
+        set_offloads(tun, tcp)?;
+    }
+    Ok(udp_trains)
 }
 
 fn set_offloads(tun: &File, offloads: libc::c_uint) -> io::Result<()> {

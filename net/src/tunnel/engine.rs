@@ -2,10 +2,10 @@
 
 use super::count::{Counters, Counts, Reason, add};
 use super::device::Tun;
-use super::key::{InstallError, Keys};
+use super::key::{InstallError, KeyLeft, Keys};
 use super::send::Outbox;
 use super::socket::Sockets;
-use super::{Config, Event, Kept, Side, Steer, Way, inward, outward};
+use super::{Config, Event, Kept, Left, Side, Steer, Way, inward, outward};
 use crate::poll::{Doorbell, Poll};
 use godwit_core::tunnel::header::{Cipher, HEADER_LEN, Kind, TAG_LEN};
 use godwit_core::tunnel::{Control, Header, KeyId, TunnelKey};
@@ -116,7 +116,7 @@ impl Worker {
 pub struct Engine {
     shared: Arc<Shared>,
     workers: Arc<Vec<Worker>>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     outbox: Mutex<Outbox>,
 }
 
@@ -129,6 +129,17 @@ impl Engine {
         sockets: Vec<UdpSocket>,
         steer: Arc<dyn Steer>,
     ) -> io::Result<(Engine, mpsc::Receiver<Event>)> {
+        Engine::resume(config, tun, sockets, steer, Vec::new())
+    }
+
+    /// The same, and goes on with the keys that another process left.
+    pub fn resume(
+        config: Config,
+        tun: Arc<Tun>,
+        sockets: Vec<UdpSocket>,
+        steer: Arc<dyn Steer>,
+        keys: Vec<KeyLeft>,
+    ) -> io::Result<(Engine, mpsc::Receiver<Event>)> {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let shared = Arc::new(Shared {
             sockets: Sockets::take_over(sockets, config.batching)?,
@@ -136,7 +147,7 @@ impl Engine {
             steer,
             side: config.side,
             batching: config.batching,
-            keys: Keys::default(),
+            keys: Keys::resumed(keys),
             counters: Counters::default(),
             stop: Stop { stopped: AtomicBool::new(false), bell: Doorbell::new()? },
             events,
@@ -144,11 +155,11 @@ impl Engine {
         });
         let queues = shared.tun.queues();
         let workers: Vec<Worker> = (0..queues + shared.sockets.len()).map(|_| Worker::default()).collect();
-        let mut engine = Engine {
+        let engine = Engine {
             outbox: Mutex::new(Outbox::new(config.batching)),
             shared,
             workers: Arc::new(workers),
-            threads: Vec::new(),
+            threads: Mutex::default(),
         };
         for number in 0..engine.workers.len() {
             let (shared, workers) = (engine.shared.clone(), engine.workers.clone());
@@ -159,9 +170,33 @@ impl Engine {
             let own = number.checked_sub(queues).unwrap_or(number);
             let thread =
                 thread::Builder::new().name(name).spawn(move || run(&shared, &workers[number], own))?;
-            engine.threads.push(thread);
+            engine.threads().push(thread);
         }
         Ok((engine, receiver))
+    }
+
+    /// Ends the threads, and gives what another process needs to go on where they stopped. What comes from
+    /// now on waits in the device and the sockets, as long as somebody has them open. Afterwards this engine
+    /// carries nothing. With an error nothing was changed.
+    pub fn leave(&self) -> io::Result<Left> {
+        let (device, sockets) = (self.shared.tun.duplicate()?, self.shared.sockets.duplicate()?);
+        self.stop();
+        // Nobody is sealing any more who has seen a key.
+        let _outbox = self.outbox();
+        Ok(Left { keys: self.shared.keys.leave(), device, sockets })
+    }
+
+    fn stop(&self) {
+        self.shared.stop.stopped.store(true, Ordering::Relaxed);
+        self.shared.stop.bell.ring();
+        for thread in std::mem::take(&mut *self.threads()) {
+            // A thread that panicked has nothing left to end.
+            let _ = thread.join();
+        }
+    }
+
+    fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Accepts packets under `key` and may seal with it. `side` is ours in this tunnel: who gave the
@@ -194,11 +229,11 @@ impl Engine {
     pub fn send(&self, key: KeyId, to: SocketAddr, control: Control) {
         let inside = wire::encode(&control);
         let shared = &self.shared;
+        let mut outbox = self.outbox();
         let Some(key) = shared.keys.snapshot().get(&key.0).cloned() else {
             return shared.counters.drop(Reason::NoKey, 1);
         };
         let len = HEADER_LEN + inside.len() + TAG_LEN;
-        let mut outbox = self.outbox();
         let room = outbox.room(len);
         room[HEADER_LEN..len - TAG_LEN].copy_from_slice(&inside);
         match key.seal(word_under(key.id), room) {
@@ -271,17 +306,15 @@ fn word_under(key: KeyId) -> Header {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.shared.stop.stopped.store(true, Ordering::Relaxed);
-        self.shared.stop.bell.ring();
-        for thread in self.threads.drain(..) {
-            // A thread that panicked has nothing left to end.
-            let _ = thread.join();
-        }
+        self.stop();
     }
 }
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("tun", &self.shared.tun).field("threads", &self.threads.len()).finish()
+        f.debug_struct("Engine")
+            .field("tun", &self.shared.tun)
+            .field("threads", &self.threads().len())
+            .finish()
     }
 }

@@ -6,6 +6,7 @@ use godwit_core::tunnel::header::{HEADER_LEN, TAG_LEN};
 use godwit_core::tunnel::replay::ReplayWindow;
 use godwit_core::tunnel::{Cipher, Header, KeyId, TunnelKey};
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
@@ -54,6 +55,20 @@ pub enum InstallError {
     Full,
 }
 
+/// A key as one process leaves it to the next: it is used on where it was left, so that no counter is used
+/// twice, and nothing is taken twice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyLeft {
+    key: TunnelKey,
+    side: Side,
+    cipher: Cipher,
+    mtu: u16,
+    /// The next counter to seal with.
+    seals: u64,
+    /// Below this nothing is opened any more.
+    opens: u64,
+}
+
 /// A key in use.
 pub(super) struct Key {
     pub(super) id: KeyId,
@@ -62,6 +77,7 @@ pub(super) struct Key {
     inbound: Mutex<Inbound>,
     cipher: Cipher,
     material: TunnelKey,
+    side: Side,
     seal: LessSafeKey,
     open_aes: LessSafeKey,
     open_chacha: LessSafeKey,
@@ -99,6 +115,27 @@ impl Key {
             open_chacha: key(Cipher::ChaCha20Poly1305, back),
             next: AtomicU64::new(0),
             material,
+            side,
+        }
+    }
+
+    /// As another process left it.
+    fn resumed(left: KeyLeft) -> Key {
+        let KeyLeft { key, side, cipher, mtu, seals, opens } = left;
+        let mut key = Key::new(key, side, cipher, mtu);
+        key.next = AtomicU64::new(seals);
+        key.inbound = Mutex::new(Inbound { window: ReplayWindow::beginning_at(opens), heard: None });
+        key
+    }
+
+    fn leave(&self) -> KeyLeft {
+        KeyLeft {
+            key: self.material.clone(),
+            side: self.side,
+            cipher: self.cipher,
+            mtu: self.mtu(),
+            seals: self.next.load(Relaxed),
+            opens: self.inbound.lock().unwrap_or_else(PoisonError::into_inner).window.next(),
         }
     }
 
@@ -178,6 +215,12 @@ struct Retired {
 }
 
 impl Keys {
+    /// Those that another process left.
+    pub(super) fn resumed(left: Vec<KeyLeft>) -> Keys {
+        let keys = left.into_iter().take(KEYS_MAX).map(|left| (left.key.id.0, Arc::new(Key::resumed(left))));
+        Keys { now: RwLock::new(Arc::new(keys.collect())), retired: Mutex::default() }
+    }
+
     pub(super) fn snapshot(&self) -> Snapshot {
         self.now.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -208,6 +251,12 @@ impl Keys {
         keys.insert(id.0, Arc::new(Key::new(material, side, cipher, mtu)));
         *now = Arc::new(keys);
         Ok(())
+    }
+
+    /// Takes all keys out: they are somebody else's from now on.
+    pub(super) fn leave(&self) -> Vec<KeyLeft> {
+        let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *now).values().map(|key| key.leave()).collect()
     }
 
     pub(super) fn retire(&self, id: KeyId) {
@@ -287,6 +336,30 @@ mod tests {
             check(&node, &datagram, Err(Reason::Replayed));
             check(&home_agent, &sealed(&node, b""), Ok(b""));
         }
+    }
+
+    #[test]
+    fn what_another_process_left_goes_on() {
+        let (home_agent, keys) =
+            (Key::new(material(1), Side::HomeAgent, Cipher::Aes256Gcm, 1420), Keys::default());
+        keys.install(material(1), Side::Node, Cipher::Aes256Gcm, 1400).unwrap();
+        let [first, second, third] = [b"one", b"two", b"six"].map(|inside| sealed(&home_agent, inside));
+        let before = keys.snapshot()[&1].clone();
+        check(&before, &second, Ok(b"two"));
+        let answer = sealed(&before, b"answer");
+        let left = keys.leave();
+        assert!(keys.snapshot().is_empty());
+        let successor = Keys::resumed(left);
+        let after = successor.snapshot()[&1].clone();
+        assert_eq!(after.mtu(), 1400);
+        for again in [&first, &second] {
+            check(&after, again, Err(Reason::Replayed));
+        }
+        check(&after, &third, Ok(b"six"));
+        check(&home_agent, &answer, Ok(b"answer"));
+        check(&home_agent, &sealed(&after, b"another counter"), Ok(b"another counter"));
+        assert_eq!(successor.install(material(1), Side::Node, Cipher::Aes256Gcm, 1420), Ok(()));
+        assert_eq!(after.next.load(Relaxed), 2, "the counter goes on");
     }
 
     #[test]

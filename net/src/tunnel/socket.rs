@@ -5,7 +5,7 @@ use crate::udp::control_message;
 use socket2::{MsgHdr, SockAddr, Socket};
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 /// What the kernel may keep for us while we are away: 2 Gbit/s for 16 ms.
 const BUFFER_LEN: libc::c_int = 4 << 20;
@@ -35,6 +35,11 @@ impl Sockets {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a tunnel needs a socket"));
         }
         Ok(Sockets { all })
+    }
+
+    /// More descriptors of the same sockets.
+    pub(super) fn duplicate(&self) -> io::Result<Vec<OwnedFd>> {
+        self.all.iter().map(|(socket, _)| Ok(socket.try_clone()?.into())).collect()
     }
 
     pub(super) fn len(&self) -> usize {
