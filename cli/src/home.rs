@@ -11,14 +11,20 @@ use godwit_home_agent::{Heard, Peers, Running, Settings, StartError, Viewer, Wor
 use godwit_node::Runtime;
 use godwit_node::homes::{Homes, Known};
 use godwit_node::moves::{self, Moves, Tell};
+use godwit_redirector::Estate;
 use std::sync::Arc;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Messages of members that wait for the home agent; then members wait.
 const HEARD_MAX: usize = 256;
 
-/// Starts a home agent on the runtime's map and members.
-pub(crate) async fn start(config: &File, runtime: &Runtime) -> Outcome<Running> {
+/// Starts a home agent on the runtime's map and members; it goes on with what the process before this one has
+/// left, if that was relieved already.
+pub(crate) async fn start(
+    config: &File,
+    runtime: &Runtime,
+    estate: Option<oneshot::Receiver<Estate>>,
+) -> Outcome<Running> {
     let moves = runtime.moves().context("somebody else reads what members say of home addresses")?;
     let mut homes = runtime.homes();
     let first = homes.next().await.context("the member has stopped")?;
@@ -35,6 +41,10 @@ pub(crate) async fn start(config: &File, runtime: &Runtime) -> Outcome<Running> 
         peers: Arc::new(Speaker { tell: runtime.tell(), announce }),
         registry: runtime.registry(),
         clock: godwit_node::clock::now,
+        estate: match estate {
+            Some(estate) => estate.await.ok(),
+            None => None,
+        },
     };
     let running = godwit_home_agent::start(settings).await.map_err(failure)?;
     // They end with the member or the home agent, whichever is first.

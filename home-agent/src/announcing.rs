@@ -11,6 +11,7 @@ use crate::config::{AnnounceConfig, BirdConfig};
 use godwit_core::binding::HomeAddress;
 use godwit_net::netlink::{Netlink, Route};
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -63,6 +64,13 @@ impl Routes for KernelRoutes {
     }
 }
 
+/// What the host and others were told.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Told {
+    told: Option<BTreeSet<HomeAddress>>,
+    routed: BTreeSet<HomeAddress>,
+}
+
 /// Who is told.
 pub(crate) struct Announcing {
     config: AnnounceConfig,
@@ -77,6 +85,16 @@ pub(crate) struct Announcing {
 impl Announcing {
     pub(crate) fn new(config: AnnounceConfig, interface: String, routes: Box<dyn Routes>) -> Announcing {
         Announcing { config, interface, routes, told: None, routed: BTreeSet::new() }
+    }
+
+    /// As another process left it: others were told, and the host's routes are there.
+    pub(crate) fn resume(&mut self, told: Told) {
+        (self.told, self.routed) = (told.told, told.routed);
+    }
+
+    /// Leaves everything as it is to another process.
+    pub(crate) fn leave(&mut self) -> Told {
+        Told { told: self.told.clone(), routed: self.routed.clone() }
     }
 
     /// These are to be announced from now on. Blocks. With an error something is missing, and the same

@@ -3,7 +3,9 @@
 
 use crate::announcing::Announcing;
 use crate::choices::{ByHome, Choices};
+use crate::config::Config;
 use crate::keys::Keys;
+use crate::left::{self, Life};
 use crate::metrics::Metrics;
 use crate::steering::Steering;
 use crate::table::Table;
@@ -20,6 +22,7 @@ use godwit_core::mobility::{FlowsBound, Message};
 use godwit_core::time::Time;
 use godwit_core::tunnel::TunnelKey;
 use godwit_map::{Generation, Shared};
+use godwit_net::handed::Estate;
 use godwit_net::tunnel::{self, Engine, Side, cipher_for};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,6 +45,10 @@ pub(crate) enum Command {
     View(oneshot::Sender<View>),
     /// Which flows passed lately, at most so many.
     Flows(usize, oneshot::Sender<Vec<FlowView>>),
+    /// Another process is about to follow: what the network says counts no more.
+    CarryOn(oneshot::Sender<()>),
+    /// It is there: end, and leave it everything.
+    HandOver(oneshot::Sender<Option<Estate>>),
 }
 
 /// Everything that the task needs.
@@ -61,7 +68,9 @@ pub(crate) struct Driver {
     pub(crate) peers: Arc<dyn Peers>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) mtu: u16,
+    pub(crate) config: Config,
+    pub(crate) keys: Keys,
+    pub(crate) settled: bool,
     pub(crate) stop: CancellationToken,
 }
 
@@ -70,11 +79,13 @@ struct Running {
     driver: Driver,
     known: Arc<World>,
     generation: Arc<Generation>,
-    keys: Keys,
     choices: Choices,
     /// The table is not what it should be any more.
     stale: bool,
-    settled: bool,
+    /// Another process is about to follow.
+    carries_on: bool,
+    /// It is there, and waits for this.
+    heir: Option<oneshot::Sender<Option<Estate>>>,
     swept: Time,
     /// What monitors were told of updates.
     counted: cache::Counts,
@@ -94,10 +105,10 @@ impl Driver {
             driver: self,
             known,
             generation,
-            keys: Keys::default(),
             choices: Choices::default(),
             stale: true,
-            settled: false,
+            carries_on: false,
+            heir: None,
             swept: Time::default(),
             counted: cache::Counts::default(),
             repeat_at: Time::default(),
@@ -107,7 +118,10 @@ impl Driver {
         running.world_changed();
         running.after();
         while running.turn().await {}
-        running.leave().await;
+        match running.heir.take() {
+            Some(heir) => drop(heir.send(running.bequeath().await)),
+            None => running.leave().await,
+        }
     }
 }
 
@@ -126,7 +140,7 @@ impl Running {
             () = driver.stop.cancelled() => return false,
             Some(event) = driver.events.recv() => self.tunnel_events(event),
             Some(heard) = driver.heard.recv() => self.heard(heard),
-            Ok(()) = driver.world.changed() => self.world_changed(),
+            Ok(()) = driver.world.changed(), if !self.carries_on => self.world_changed(),
             Some(denied) = driver.denied.recv() => self.deny(&denied),
             Some(command) = driver.commands.recv() => self.command(command),
             done = async { self.announcing.as_mut().expect("only while busy").await }, if busy => {
@@ -135,7 +149,7 @@ impl Running {
             () = timer => {}
         }
         self.after();
-        true
+        self.heir.is_none()
     }
 
     /// What follows every turn.
@@ -145,7 +159,7 @@ impl Running {
             self.feed(cache::Input::Timer);
         }
         let generation = self.driver.generations.load_full();
-        if !Arc::ptr_eq(&generation, &self.generation) {
+        if !self.carries_on && !Arc::ptr_eq(&generation, &self.generation) {
             self.generation = generation;
             self.stale = true;
         }
@@ -171,12 +185,12 @@ impl Running {
         while let Some(output) = driver.cache.poll_output() {
             match output {
                 cache::Output::Install { anchor, key } => {
-                    self.keys.installed(anchor, key.id);
+                    driver.keys.installed(anchor, key.id);
                     self.stale = true;
                     install(driver, key);
                 }
                 cache::Output::Retire(key) => {
-                    self.keys.retired(key);
+                    driver.keys.retired(key);
                     self.stale = true;
                     driver.engine.retire(key);
                 }
@@ -195,7 +209,7 @@ impl Running {
         while let Some(event) = next {
             match event {
                 tunnel::Event::Heard { key, from, control } => {
-                    self.stale |= self.keys.heard(key);
+                    self.stale |= self.driver.keys.heard(key);
                     self.feed(cache::Input::Heard { key, from, control });
                 }
                 tunnel::Event::Worn(key) => self.feed(cache::Input::Worn(key)),
@@ -253,7 +267,7 @@ impl Running {
 
     /// Puts a new table in place.
     fn rebuild(&mut self, now: Time) {
-        let mut table = Table::new(&self.known, &self.driver.cache, &self.keys);
+        let mut table = Table::new(&self.known, &self.driver.cache, &self.driver.keys);
         self.choices.set(now, table.choices(&self.generation));
         table.now = self.choices.now();
         table.before = self.choices.before();
@@ -276,14 +290,14 @@ impl Running {
 
     /// All nodes that are there have registered: there is nothing to wait for.
     fn settle(&mut self, now: Time) {
-        if self.settled {
+        if self.driver.settled {
             return;
         }
         let table = self.driver.steering.table.load();
         let reachable = table.reachable();
         let all = !self.known.present.is_empty() && self.known.present.is_subset(&reachable);
         if all || now >= self.driver.cache.settled_at() {
-            self.settled = true;
+            self.driver.settled = true;
             self.driver.metrics.settled.set(1);
             tracing::info!(nodes = reachable.len(), "the nodes are known: home addresses may be announced");
             self.announce(announce::Input::Settled);
@@ -365,6 +379,11 @@ impl Running {
         match command {
             Command::View(reply) => drop(reply.send(self.view())),
             Command::Flows(max, reply) => drop(reply.send(self.flow_views(max))),
+            Command::CarryOn(reply) => {
+                self.carries_on = true;
+                let _ = reply.send(());
+            }
+            Command::HandOver(reply) => self.heir = Some(reply),
         }
     }
 
@@ -396,7 +415,7 @@ impl Running {
             expires_in_ms: binding.expires.since(now).as_millis().try_into().unwrap_or(u64::MAX),
         };
         View {
-            settled: self.settled,
+            settled: self.driver.settled,
             homes: granted
                 .flat_map(|(name, home)| home.addresses().map(move |address| (name, address)))
                 .map(home)
@@ -423,6 +442,29 @@ impl Running {
         self.driver.steering.seen.list().into_iter().take(max).map(view).collect()
     }
 
+    /// Leaves everything to another process; what is announced stays announced.
+    async fn bequeath(mut self) -> Option<Estate> {
+        if let Some(busy) = self.announcing.take() {
+            self.announced(busy.await);
+        }
+        let Driver { clock, cache, flows, announcer, announcing, engine, config, keys, settled, .. } =
+            self.driver;
+        let tunnel = match engine.leave() {
+            Ok(tunnel) => tunnel,
+            Err(error) => {
+                tracing::error!(%error, "the tunnel cannot be left to another process");
+                return None;
+            }
+        };
+        let told = announcing.lock().unwrap_or_else(PoisonError::into_inner).leave();
+        tracing::info!(
+            bindings = cache.bindings().count(),
+            "home addresses are another process's from now on"
+        );
+        let life = Life { cache, flows, announcer, keys, told, settled };
+        Some(left::leave(clock(), &config, tunnel, life))
+    }
+
     /// Withdraws everything before the tunnel ends, so that routers know first.
     async fn leave(mut self) {
         self.announce(announce::Input::Leave);
@@ -439,7 +481,7 @@ impl Running {
 fn install(driver: &Driver, key: TunnelKey) {
     let mut bindings = driver.cache.bindings();
     let can = bindings.find(|binding| binding.key == key.id).map(|binding| binding.capabilities);
-    let (aes, mtu) = can.map_or((false, driver.mtu), |can| (can.aes, can.mtu.min(driver.mtu)));
+    let (aes, mtu) = can.map_or((false, driver.config.mtu), |can| (can.aes, can.mtu.min(driver.config.mtu)));
     let id = key.id;
     if let Err(error) = driver.engine.install(key, Side::HomeAgent, cipher_for(aes), mtu) {
         // The next refresh brings another.

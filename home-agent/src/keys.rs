@@ -5,9 +5,10 @@
 
 use godwit_core::binding::Anchor;
 use godwit_core::tunnel::KeyId;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Held {
     key: KeyId,
     /// Whether the node has shown that it has it.
@@ -15,7 +16,7 @@ struct Held {
 }
 
 /// The keys in force.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Keys {
     /// Of each binding, the oldest first: two as a rule at the most.
     by_anchor: BTreeMap<Anchor, Vec<Held>>,

@@ -20,6 +20,7 @@
 //! - `table` and `steering`: what is looked up for each packet; `moved`: the exceptions.
 //! - `keys`: which keys are in force, and which of two to seal with; `choices`: what was chosen in the last minutes: the second chance, and whose flows are whose.
 //! - `announcing`: routes of the host, and of BIRD or ExaBGP.
+//! - `left`: what one process leaves to the next.
 //! - `seen`: a bounded view of flows; `unreachable`: errors that a router would send.
 //!
 //! # Trade-offs
@@ -40,6 +41,7 @@ mod choices;
 mod config;
 mod driver;
 mod keys;
+mod left;
 mod metrics;
 mod moved;
 mod seen;

@@ -1,10 +1,13 @@
 //! A running home agent: the device, the sockets and the task, started and stopped in order.
 
-use crate::announcing::{Announcing, KernelRoutes};
+use crate::announcing::{Announcing, KernelRoutes, Told};
 use crate::config::Config;
 use crate::driver::{Command, Driver};
+use crate::keys::Keys;
+use crate::left::{self, Life, Resumed};
 use crate::metrics::Metrics;
 use crate::steering::Steering;
+use crate::table::Table;
 use crate::unreachable::Unreachable;
 use crate::view::{FlowView, View};
 use crate::world::{Heard, Peers, World};
@@ -15,10 +18,12 @@ use godwit_core::binding::{Incarnation, Pace};
 use godwit_core::flow::table::FlowTable;
 use godwit_core::time::Time;
 use godwit_map::Shared;
+use godwit_net::handed::Estate;
 use godwit_net::tunnel::{self, Engine, Side, Tun, TunConfig};
 use prometheus_client::registry::Registry;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -48,6 +53,8 @@ pub struct Settings {
     pub registry: Arc<Mutex<Registry>>,
     /// The time.
     pub clock: fn() -> Time,
+    /// What the process before this one has left.
+    pub estate: Option<Estate>,
 }
 
 /// Why a home agent could not be started. Nothing was changed.
@@ -116,21 +123,32 @@ pub struct Running {
 /// Starts a home agent in the calling thread's network namespace. When this returns it accepts binding
 /// updates; it draws traffic when it knows the nodes.
 pub async fn start(settings: Settings) -> Result<Running, StartError> {
-    let Settings { config, public, pace, generations, world, heard, peers, registry, clock } = settings;
+    let Settings { config, public, pace, generations, world, heard, peers, registry, clock, estate } =
+        settings;
     config.check().map_err(|(key, problem)| StartError::Config { key, problem })?;
-    let tun = Arc::new(device(&config)?);
+    let now = clock();
+    let (device, sockets, tunnel_keys, life) = match resume(now, &config, estate) {
+        Some(Resumed { device, sockets, keys, life }) => (adopt(&config, device)?, sockets, keys, life),
+        None => {
+            let device = device(&config)?;
+            (device, listen(&config.listen)?, Vec::new(), begin(now, pace)?)
+        }
+    };
+    let tun = Arc::new(device);
     forwards()?;
-    let sockets = listen(&config.listen)?;
+    let Life { mut cache, flows, announcer, keys, told: announced, settled } = life;
     let addresses = sockets.iter().map(UdpSocket::local_addr).collect::<io::Result<Vec<_>>>()?;
     let routes = KernelRoutes::new(tun.index())?;
     let (unreachable, denied) = Unreachable::new();
     let steering = Arc::new(Steering::new(unreachable));
-    let (engine, events) =
-        Engine::start(tunnel::Config::new(Side::HomeAgent), tun, sockets, steering.clone())?;
+    // Packets may have waited: they are steered at once.
+    let mut table = Table::new(&world.borrow(), &cache, &keys);
+    table.now = Arc::new(table.choices(&generations.load_full()));
+    steering.table.store(Arc::new(table));
+    steering.moved.change(flows.iter().map(|(flow, owner)| (*flow, Some(owner))));
+    let side = tunnel::Config::new(Side::HomeAgent);
+    let (engine, events) = Engine::resume(side, tun, sockets, steering.clone(), tunnel_keys)?;
     let engine = Arc::new(engine);
-    let now = clock();
-    let incarnation = Incarnation(u64::from_le_bytes(random()?));
-    let mut cache = Cache::new(now, random()?, incarnation, pace);
     let told = advertised(&config, &public, &addresses);
     if told.is_empty() {
         tracing::warn!(
@@ -142,12 +160,16 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     metrics.register(&registry, &steering, &engine);
     let (commands, orders) = mpsc::channel(COMMANDS_MAX);
     let stop = CancellationToken::new();
-    let announcing = Announcing::new(config.announce.clone(), config.interface.clone(), Box::new(routes));
+    let mut announcing = Announcing::new(config.announce.clone(), config.interface.clone(), Box::new(routes));
+    announcing.resume(announced);
+    metrics.settled.set(i64::from(settled));
     let driver = Driver {
         clock,
-        announcer: Announcer::new(cache.settled_at()),
+        announcer,
         cache,
-        flows: FlowTable::new(now, incarnation),
+        flows,
+        keys,
+        settled,
         announcing: Arc::new(Mutex::new(announcing)),
         engine: engine.clone(),
         events,
@@ -159,10 +181,10 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
         peers,
         commands: orders,
         metrics,
-        mtu: config.mtu,
+        config,
         stop: stop.clone(),
     };
-    tracing::info!(interface = config.interface, listen = ?addresses, told = ?told, "home agent");
+    tracing::info!(interface = driver.config.interface, listen = ?addresses, told = ?told, "home agent");
     let task = Some(tokio::spawn(driver.run()));
     Ok(Running { addresses, commands, stop, task, engine })
 }
@@ -181,6 +203,21 @@ impl Running {
     /// Asks it later, from elsewhere.
     pub fn viewer(&self) -> Viewer {
         Viewer(self.commands.clone())
+    }
+
+    /// Another process is about to follow: packets are carried on by what is known now.
+    pub async fn carry_on(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.commands.send(Command::CarryOn(reply)).await.is_ok() {
+            let _ = done.await;
+        }
+    }
+
+    /// Ends, and leaves everything to the process that follows. Nothing is withdrawn.
+    pub async fn hand_over(self) -> Option<Estate> {
+        let (reply, left) = oneshot::channel();
+        self.commands.send(Command::HandOver(reply)).await.ok()?;
+        left.await.ok().flatten()
     }
 
     /// Withdraws what is announced, and then ends the tunnel.
@@ -223,9 +260,41 @@ impl Viewer {
     }
 }
 
+/// What was left, if it can be gone on with.
+fn resume(now: Time, config: &Config, estate: Option<Estate>) -> Option<Resumed> {
+    left::resume(now, config, estate?)
+        .inspect_err(|problem| tracing::warn!(problem, "a new life begins: what was left is of no use"))
+        .ok()
+}
+
+/// A new life.
+fn begin(now: Time, pace: Pace) -> io::Result<Life> {
+    let incarnation = Incarnation(u64::from_le_bytes(random()?));
+    let cache = Cache::new(now, random()?, incarnation, pace);
+    Ok(Life {
+        announcer: Announcer::new(cache.settled_at()),
+        cache,
+        flows: FlowTable::new(now, incarnation),
+        keys: Keys::default(),
+        told: Told::default(),
+        settled: false,
+    })
+}
+
 fn device(config: &Config) -> Result<Tun, StartError> {
-    let wanted = TunConfig { queues: config.queues, ..TunConfig::new(&config.interface, config.mtu) };
-    Tun::create(&wanted).map_err(|error| {
+    made(config, Tun::create(&wanted(config)))
+}
+
+fn adopt(config: &Config, queues: Vec<OwnedFd>) -> Result<Tun, StartError> {
+    made(config, Tun::adopt(&wanted(config), queues))
+}
+
+fn wanted(config: &Config) -> TunConfig {
+    TunConfig { queues: config.queues, ..TunConfig::new(&config.interface, config.mtu) }
+}
+
+fn made(config: &Config, tun: io::Result<Tun>) -> Result<Tun, StartError> {
+    tun.map_err(|error| {
         let interface = config.interface.clone();
         match error.kind() {
             io::ErrorKind::PermissionDenied => StartError::Forbidden { interface, error },

@@ -74,6 +74,7 @@ use godwit_core::handoff::Message;
 use godwit_core::key::MemberId;
 use godwit_core::name::SiteName;
 use godwit_core::time::Time;
+use godwit_net::handed::Estate;
 use run::Running;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -111,6 +112,8 @@ pub(crate) struct Start {
     /// Cancelled when the member begins to stop: nothing new is taken then.
     pub(crate) leaving: CancellationToken,
     pub(crate) metrics: Arc<MobilityMetrics>,
+    /// What the process before this one leaves, where there is one.
+    pub(crate) estate: Option<oneshot::Receiver<Estate>>,
 }
 
 /// What the task is asked to do.
@@ -123,6 +126,12 @@ enum Order {
     Prepare { name: SiteName, to: String, reply: oneshot::Sender<Result<Prepared, String>> },
     /// Take no new flows.
     Drain { name: SiteName, until: Time, reply: oneshot::Sender<()> },
+    /// Another process is about to follow: carry packets on, by what is known now.
+    CarryOn(oneshot::Sender<()>),
+    /// It is there: leave it everything but what was accepted here.
+    HandOver(oneshot::Sender<Option<Estate>>),
+    /// How many connections are still passed on here.
+    Forwarding(oneshot::Sender<u64>),
     /// Take all bindings back: the member stops.
     Leave(oneshot::Sender<()>),
     /// Have home agents send flows to a member, or here.
@@ -181,6 +190,21 @@ impl Mobility {
     /// Takes all bindings back, so that home agents need not notice that this member is gone.
     pub(crate) async fn leave(&self) {
         let _ = self.ask(Order::Leave).await;
+    }
+
+    /// Another process is about to follow: packets are carried on, by what is known now.
+    pub(crate) async fn carry_on(&self) {
+        let _ = self.ask(Order::CarryOn).await;
+    }
+
+    /// Leaves everything to the process that follows, but what was accepted here.
+    pub(crate) async fn bequeath(&self) -> Option<Estate> {
+        self.ask(Order::HandOver).await.flatten()
+    }
+
+    /// How many connections are passed on to programs here.
+    pub(crate) async fn forwarding(&self) -> u64 {
+        self.ask(Order::Forwarding).await.unwrap_or(0)
     }
 
     /// What hand-offs do with packets: there once a name is served, gone when the member stops.

@@ -34,6 +34,7 @@ use crate::snapshot::Snapshot;
 use godwit_core::agreement::Setting;
 use godwit_core::certificate::MemberCertificate;
 use godwit_core::member::{Input, State, Timing};
+use godwit_net::handed::Estate;
 use godwit_overlay::Overlay;
 use godwit_store::Store;
 use hands::Hands;
@@ -45,7 +46,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 /// A member that stops serves on for so long after it has said so: time enough for the word to cross
@@ -57,6 +58,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// Responses under way may take so long to end when a successor serves already.
 const FINISH_MAX: Duration = Duration::from_secs(30);
+
+/// Between two looks whether they have.
+const FINISH_LOOK: Duration = Duration::from_millis(200);
 
 /// Home agents hear within this that packets are to go elsewhere.
 const FAREWELL: Duration = Duration::from_millis(400);
@@ -108,6 +112,8 @@ pub struct Runtime {
     door: Arc<Door>,
     clients: TaskTracker,
     tasks: TaskTracker,
+    /// Those that carry packets of home addresses.
+    carriers: TaskTracker,
     moves: Mutex<Option<Moves>>,
     mobility: Option<Mobility>,
     store: Store,
@@ -125,17 +131,21 @@ struct Monitored {
 }
 
 /// What ends first and what ends last.
+#[derive(Default)]
 struct Stops {
     /// Serving clients and operators.
     serving: CancellationToken,
     /// Everything else.
     all: CancellationToken,
+    /// Carrying packets of home addresses.
+    carrying: CancellationToken,
 }
 
 impl Drop for Stops {
     fn drop(&mut self) {
         self.serving.cancel();
         self.all.cancel();
+        self.carrying.cancel();
     }
 }
 
@@ -335,9 +345,19 @@ impl Runtime {
     pub async fn hand_over(mut self) -> Leaving {
         self.door.last_requests();
         self.leave().await;
+        let mobility = self.mobility.take().filter(Mobility::is_open);
+        let carrying = match mobility {
+            Some(mobility) => {
+                mobility.carry_on().await;
+                // They outlive this member's other parts.
+                self.carriers = TaskTracker::new();
+                Some(Carrying { mobility, _end: std::mem::take(&mut self.stops.carrying).drop_guard() })
+            }
+            None => None,
+        };
         self.close_sockets();
         self.door.let_go(ANSWER_MAX).await;
-        let leaving = Leaving { clients: self.clients.clone() };
+        let leaving = Leaving { clients: self.clients.clone(), carrying };
         self.close().await;
         tracing::info!(connections = leaving.clients.len(), "handed over");
         leaving
@@ -367,8 +387,13 @@ impl Runtime {
             tokio::time::sleep(FAREWELL).await;
         }
         self.stops.all.cancel();
+        self.stops.carrying.cancel();
         self.overlay.shutdown().await;
         self.tasks.close();
+        self.carriers.close();
+        if tokio::time::timeout(STOP_MAX, self.carriers.wait()).await.is_err() {
+            tracing::warn!("home addresses are not let go in time");
+        }
         if tokio::time::timeout(STOP_MAX, self.tasks.wait()).await.is_err() {
             tracing::warn!(tasks = self.tasks.len(), "some tasks did not end in time");
         }
@@ -381,16 +406,38 @@ impl Runtime {
     }
 }
 
-/// Clients that a member still serves after it has [handed over](Runtime::hand_over).
+/// Clients that a member still serves after it has [handed over](Runtime::hand_over), and the packets of home
+/// addresses that it carries until its successor does.
 #[derive(Debug)]
 pub struct Leaving {
     clients: TaskTracker,
+    carrying: Option<Carrying>,
+}
+
+/// Carries packets until it is dropped.
+#[derive(Debug)]
+struct Carrying {
+    mobility: Mobility,
+    _end: DropGuard,
 }
 
 impl Leaving {
-    /// Waits until all of them have what they asked for, at most half a minute.
+    /// The successor serves: what it carries on from here. Connections that were accepted here go on here.
+    pub async fn estate(&self) -> Option<Estate> {
+        self.carrying.as_ref()?.mobility.bequeath().await
+    }
+
+    /// Waits until all clients have what they asked for, at most half a minute.
     pub async fn finish(self) {
-        if tokio::time::timeout(FINISH_MAX, self.clients.wait()).await.is_err() {
+        let all = async {
+            self.clients.wait().await;
+            if let Some(carrying) = &self.carrying {
+                while carrying.mobility.forwarding().await > 0 {
+                    tokio::time::sleep(FINISH_LOOK).await;
+                }
+            }
+        };
+        if tokio::time::timeout(FINISH_MAX, all).await.is_err() {
             tracing::info!(connections = self.clients.len(), "some clients did not end in time");
         }
     }

@@ -66,6 +66,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             },
             succession = running.succession() => match succession {
                 Succession::Wanted(let_go) => let_go.done(),
+                Succession::Heir(_) => {}
                 Succession::Done => break,
                 Succession::Failed => {}
             }

@@ -12,9 +12,13 @@
 //!        │ ◀───────────────────────────────── 'P' │
 //!        │ starts to answer; both do                │
 //!        │ 'R' ready ─────────────────────────────▶ │ stops reading, says good-bye on QUIC
+//!        │ ◀ 'F' each with a descriptor, 'S' octets │ what only one process can use at a time: its estate
 //!        │ ◀───────────────────────────────── 'B' │
 //!        │ answers QUIC too                         │ serves its connections to their end, and ends
 //! ```
+//!
+//! The *estate* is what another one goes on with from one moment to the next (tunnels with their keys). Most
+//! members have none; whoever made it reads it, and here it is only passed on.
 //!
 //! What else the process listens on (sites, metrics, control) is passed in the same way. Who connects
 //! between 'P' and the successor's start waits in the kernel's queue.
@@ -27,7 +31,7 @@
 
 use crate::listeners::Descriptors;
 use crate::sockets::{Open, Purpose};
-use godwit_net::handed;
+use godwit_net::handed::{self, Estate};
 use rustix::cmsg_space;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -55,6 +59,8 @@ const END: u8 = b'.';
 const PREPARE: u8 = b'P';
 const READY: u8 = b'R';
 const GOODBYE: u8 = b'B';
+const DESCRIPTOR: u8 = b'F';
+const STATE: u8 = b'S';
 
 const ALL: [Purpose; 7] = [
     Purpose::Dns,
@@ -107,6 +113,8 @@ pub struct Inherited {
     /// For whoever follows, besides the redirector's own.
     pub(crate) beside: Open,
     pub(crate) predecessor: Option<Predecessor>,
+    /// Whether this process leaves an estate.
+    pub(crate) leaves: bool,
 }
 
 impl Inherited {
@@ -127,7 +135,7 @@ impl Inherited {
         let held = !open.is_empty();
         Ok(match predecessor {
             Some((open, predecessor)) => {
-                Inherited { open, held, beside: Open::new(), predecessor: Some(predecessor) }
+                Inherited { open, held, predecessor: Some(predecessor), ..Inherited::default() }
             }
             None => Inherited { open, held, ..Inherited::default() },
         })
@@ -144,6 +152,20 @@ impl Inherited {
     /// These sockets go to the next process as well.
     pub fn pass_on(&mut self, purpose: Purpose, sockets: impl IntoIterator<Item = OwnedFd>) {
         self.beside.extend(sockets.into_iter().map(|socket| (purpose, Socket::from(socket))));
+    }
+
+    /// This process leaves an estate: [`Succession::Heir`] is to be answered.
+    pub fn leave_estate(&mut self) {
+        self.leaves = true;
+    }
+
+    /// What the process before this one leaves when it is relieved; `None` where there is none. An error: it
+    /// had nothing to leave, or did not come so far.
+    pub fn estate(&mut self) -> Option<oneshot::Receiver<Estate>> {
+        let predecessor = self.predecessor.as_mut()?;
+        let (leave, left) = oneshot::channel();
+        predecessor.heir = Some(leave);
+        Some(left)
     }
 
     /// Asks the process before this one, if there is any, to let go of what only one can hold, and
@@ -171,6 +193,7 @@ fn of_service_manager() -> Open {
 /// The process that answers until this one does.
 pub(crate) struct Predecessor {
     stream: UnixStream,
+    heir: Option<oneshot::Sender<Estate>>,
 }
 
 impl Predecessor {
@@ -193,7 +216,7 @@ impl Predecessor {
                 return Err(ErrorKind::InvalidData.into());
             }
         }
-        Ok(Some((open, Predecessor { stream })))
+        Ok(Some((open, Predecessor { stream, heir: None })))
     }
 
     fn exchange(mut self, word: u8, answer: u8) -> io::Result<Predecessor> {
@@ -204,10 +227,19 @@ impl Predecessor {
         }
     }
 
-    /// Tells it that this one answers now, and waits until it has stopped.
-    async fn relieve(self) -> io::Result<()> {
-        spawn_blocking(move || self.exchange(READY, GOODBYE)).await??;
-        Ok(())
+    /// Tells it that this one answers now, and waits until it has stopped; what it leaves is passed on.
+    async fn relieve(mut self) -> io::Result<()> {
+        spawn_blocking(move || {
+            self.stream.write_all(&[READY])?;
+            if let Some(estate) = receive_estate(&mut self.stream)?
+                && let Some(heir) = self.heir.take()
+            {
+                // Who has no use for it closes it.
+                let _ = heir.send(estate);
+            }
+            Ok(())
+        })
+        .await?
     }
 
     /// The same; the log has how it went.
@@ -222,6 +254,57 @@ impl Predecessor {
 
 /// A socket with what it is for; none at the end.
 fn receive(stream: &UnixStream) -> io::Result<Option<(Purpose, Socket)>> {
+    match receive_letter(stream)? {
+        (END, None) => Ok(None),
+        (letter, Some(descriptor)) => match Purpose::of_letter(letter) {
+            Some(purpose) => Ok(Some((purpose, Socket::from(descriptor)))),
+            None => Err(ErrorKind::InvalidData.into()),
+        },
+        _ => Err(ErrorKind::InvalidData.into()),
+    }
+}
+
+/// What is left, up to the good-bye; none where nothing is.
+fn receive_estate(stream: &mut UnixStream) -> io::Result<Option<Estate>> {
+    let (mut descriptors, mut state) = (Vec::new(), None);
+    loop {
+        match receive_letter(stream)? {
+            (DESCRIPTOR, Some(descriptor)) if descriptors.len() < Estate::DESCRIPTORS_MAX => {
+                descriptors.push(descriptor);
+            }
+            (STATE, None) if state.is_none() => {
+                let mut len = [0; 4];
+                stream.read_exact(&mut len)?;
+                let len = u32::from_le_bytes(len) as usize;
+                if len > Estate::LEN_MAX {
+                    return Err(ErrorKind::InvalidData.into());
+                }
+                let mut bytes = vec![0; len];
+                stream.read_exact(&mut bytes)?;
+                state = Some(bytes);
+            }
+            (GOODBYE, None) => return Ok(state.map(|bytes| Estate { bytes, descriptors })),
+            _ => return Err(ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+fn send_estate(stream: &UnixStream, estate: &Estate) -> io::Result<()> {
+    let fits = estate.bytes.len() <= Estate::LEN_MAX && estate.descriptors.len() <= Estate::DESCRIPTORS_MAX;
+    if !fits {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "more is left than a successor takes"));
+    }
+    for descriptor in &estate.descriptors {
+        send(stream, DESCRIPTOR, descriptor)?;
+    }
+    let mut stream = stream;
+    stream.write_all(&[STATE])?;
+    stream.write_all(&(estate.bytes.len() as u32).to_le_bytes())?;
+    stream.write_all(&estate.bytes)
+}
+
+/// A letter, and the descriptor that came with it.
+fn receive_letter(stream: &UnixStream) -> io::Result<(u8, Option<OwnedFd>)> {
     let mut letter = [0];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -234,22 +317,15 @@ fn receive(stream: &UnixStream) -> io::Result<Option<(Purpose, Socket)>> {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     });
-    match (letter[0], descriptor) {
-        (END, None) => Ok(None),
-        (letter, Some(descriptor)) => match Purpose::of_letter(letter) {
-            Some(purpose) => Ok(Some((purpose, Socket::from(descriptor)))),
-            None => Err(ErrorKind::InvalidData.into()),
-        },
-        _ => Err(ErrorKind::InvalidData.into()),
-    }
+    Ok((letter[0], descriptor))
 }
 
-fn send(stream: &UnixStream, purpose: Purpose, socket: &Socket) -> io::Result<()> {
+fn send(stream: &UnixStream, letter: u8, descriptor: &impl AsFd) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [socket.as_fd()];
+    let descriptors = [descriptor.as_fd()];
     control.push(SendAncillaryMessage::ScmRights(&descriptors));
-    sendmsg(stream, &[IoSlice::new(&[purpose.letter()])], &mut control, SendFlags::NOSIGNAL)?;
+    sendmsg(stream, &[IoSlice::new(&[letter])], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
@@ -265,6 +341,10 @@ pub enum Succession {
     /// It starts, and wants what only one process can hold (a directory's lock). Answering goes on.
     /// Say [`LetGo::done`] when it is free.
     Wanted(LetGo),
+    /// It answers, and takes what only one process can use at a time: heard by those who said
+    /// [`Inherited::leave_estate`]. Say [`Leave::leave`] at once, with what
+    /// there is. Without an answer there is nothing.
+    Heir(Leave),
     /// It answers. This process has stopped reading; [`Running::shutdown`](crate::Running::shutdown)
     /// serves what is open and ends.
     Done,
@@ -284,12 +364,25 @@ impl LetGo {
     }
 }
 
+/// The answer to [`Succession::Heir`].
+#[derive(Debug)]
+pub struct Leave(oneshot::Sender<Estate>);
+
+impl Leave {
+    /// This is the successor's from now on.
+    pub fn leave(self, estate: Estate) {
+        // Who does not wait any more has ended; then it goes as it would have with this process.
+        let _ = self.0.send(estate);
+    }
+}
+
 /// Waits for successors.
 pub(crate) struct Waiting {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
     descriptors: Descriptors,
+    leaves: bool,
     pub(crate) events: mpsc::Sender<Succession>,
 }
 
@@ -297,7 +390,7 @@ impl Waiting {
     /// Listens at `path`, in place of whoever did.
     pub(crate) fn listen(
         path: &Path,
-        descriptors: Descriptors,
+        (descriptors, leaves): (Descriptors, bool),
         events: mpsc::Sender<Succession>,
     ) -> io::Result<Waiting> {
         let mut beside = path.as_os_str().to_owned();
@@ -309,7 +402,7 @@ impl Waiting {
         fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
         let inode = fs::metadata(&beside)?.ino();
         fs::rename(&beside, path)?;
-        Ok(Waiting { listener, path: path.to_owned(), inode, descriptors, events })
+        Ok(Waiting { listener, path: path.to_owned(), inode, descriptors, leaves, events })
     }
 
     /// Serves one successor after the other until one is ready; gives the stream on which to say
@@ -348,7 +441,7 @@ impl Waiting {
             all.map(|(purpose, socket)| Ok((*purpose, socket.try_clone()?))).collect::<io::Result<_>>()?
         };
         for (purpose, socket) in open {
-            send(&stream, purpose, &socket)?;
+            send(&stream, purpose.letter(), &socket)?;
         }
         (&stream).write_all(&[END])?;
         let (mut stream, mut word) = hear(stream).await?;
@@ -364,16 +457,39 @@ impl Waiting {
             {
                 (stream, word) = (heard, next);
                 if word == READY {
-                    return Ok(Farewell(stream));
+                    return self.bequeath(stream).await;
                 }
             }
         } else if word == READY {
-            return Ok(Farewell(stream));
+            return self.bequeath(stream).await;
         }
         if let_go {
             let _ = self.events.send(Succession::Failed).await;
         }
         Err(ErrorKind::InvalidData.into())
+    }
+}
+
+impl Waiting {
+    /// The successor answers: it gets what is left to it. Whatever fails here, it goes on without.
+    async fn bequeath(&self, stream: UnixStream) -> io::Result<Farewell> {
+        if !self.leaves {
+            return Ok(Farewell(stream));
+        }
+        let (leave, left) = oneshot::channel();
+        if self.events.send(Succession::Heir(Leave(leave))).await.is_err() {
+            return Ok(Farewell(stream));
+        }
+        let Ok(estate) = left.await else { return Ok(Farewell(stream)) };
+        let sent = spawn_blocking(move || {
+            let sent = send_estate(&stream, &estate);
+            (stream, sent)
+        });
+        let (stream, sent) = sent.await?;
+        if let Err(error) = sent {
+            tracing::warn!(%error, "a successor did not get everything");
+        }
+        Ok(Farewell(stream))
     }
 }
 
@@ -399,7 +515,7 @@ impl Successors {
         let (events, successions) = mpsc::channel(1);
         let descriptors = Descriptors::default();
         descriptors.lock().unwrap_or_else(PoisonError::into_inner).insert(0, inherited.beside);
-        let waiting = Waiting::listen(path, descriptors, events)?;
+        let waiting = Waiting::listen(path, (descriptors, inherited.leaves), events)?;
         if let Some(predecessor) = inherited.predecessor {
             predecessor.relieve_and_tell().await;
         }

@@ -72,7 +72,8 @@ pub use asking::Asking;
 pub use config::{Config, Limits, SecondaryConfig, TlsConfig, TransferConfig};
 pub use decisions::DecisionsConfig;
 pub use godwit_dns_plugin::{SharedView, Zone};
-pub use handover::{Inherited, LetGo, Succession, Successors};
+pub use godwit_net::handed::Estate;
+pub use handover::{Inherited, Leave, LetGo, Succession, Successors};
 pub use manners::CookieError;
 pub use monitor::Monitor;
 pub use signing::{DnssecConfig, Signing, SigningError};
@@ -133,7 +134,7 @@ impl Redirector {
         let certificates = config.tls.is_on().then(|| Certificates::read(&config.tls)).transpose()?;
         let peers = Peers::read(&config.transfer)?;
         let manners = config.manners()?;
-        let Inherited { open, held, beside, predecessor } = inherited;
+        let Inherited { open, held, beside, predecessor, leaves } = inherited;
         let bound = sockets::listen(&config, Before { open, held })?;
         let metrics = Arc::new(Metrics::register(registry));
         let transfers = Arc::new(Transfers::new(peers, shared.clone(), metrics.clone()));
@@ -165,7 +166,7 @@ impl Redirector {
         let mut listeners = Listeners::new(speakers, stopped.clone());
         listeners.pass_on(beside);
         let (events, successions) = mpsc::channel(1);
-        let waiting = |path: &Path| Waiting::listen(path, listeners.descriptors(), events);
+        let waiting = |path: &Path| Waiting::listen(path, (listeners.descriptors(), leaves), events);
         let waiting = config.handover.as_deref().map(waiting).transpose();
         let waiting = waiting.map_err(|error| handover_failure(&config, error))?;
         let mut tasks = JoinSet::new();

@@ -107,6 +107,7 @@ async fn serve(path: &Path, prepared: Prepared) -> Outcome {
             Asked::Stop | Asked::Succession(Succession::Done) => break,
             // Nothing is held that the one who follows could need.
             Asked::Succession(Succession::Wanted(let_go)) => let_go.done(),
+            Asked::Succession(Succession::Heir(_)) => {}
             Asked::Succession(Succession::Failed) => {
                 tracing::warn!("the process that was to follow is gone: going on");
             }

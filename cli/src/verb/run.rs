@@ -82,7 +82,13 @@ impl Run {
             node.http.listen.clear();
         }
         let mut inherited = inherit(&config).await?;
+        inherited.leave_estate();
+        let (home_estate, node_estate) = match roles.contains(&Role::HomeAgent) {
+            true => (inherited.estate(), None),
+            false => (None, inherited.estate()),
+        };
         let mut sockets = Sockets {
+            estate: node_estate,
             http: inherited.take(Purpose::Http),
             metrics: inherited.take(Purpose::Metrics),
             control: inherited.take(Purpose::Control),
@@ -131,7 +137,7 @@ impl Run {
             count_askers(redirector, &config, &runtime);
         }
         let mut home = match roles.contains(&Role::HomeAgent) {
-            true => Some(home::start(&config, &runtime).await?),
+            true => Some(home::start(&config, &runtime, home_estate).await?),
             false => None,
         };
         if home.is_some() && roles.contains(&Role::Node) {
@@ -180,14 +186,23 @@ impl Run {
                 Asked::Stop => break,
                 Asked::Succession(Succession::Wanted(let_go)) => {
                     tracing::info!("another process takes over: names are answered on meanwhile");
-                    // There is one device; flows go through other home agents meanwhile.
-                    if let Some(home) = home.take() {
-                        home.shutdown().await;
+                    if let Some(home) = &home {
+                        home.carry_on().await;
                     }
                     if let Some(runtime) = runtime.take() {
                         leaving = Some(runtime.hand_over().await);
                     }
                     let_go.done();
+                }
+                Asked::Succession(Succession::Heir(heir)) => {
+                    let estate = match (home.take(), &leaving) {
+                        (Some(home), _) => home.hand_over().await,
+                        (None, Some(leaving)) => leaving.estate().await,
+                        (None, None) => None,
+                    };
+                    if let Some(estate) = estate {
+                        heir.leave(estate);
+                    }
                 }
                 Asked::Succession(Succession::Done) => break,
                 Asked::Succession(Succession::Failed) => {

@@ -11,6 +11,7 @@ use godwit_core::mobility::Message;
 use godwit_core::time::Time;
 use godwit_home_agent::{Config, Heard, Peers, Running, Settings, View, World, start};
 use godwit_map::{Generation, GeoDb, Health, HomeInput, Inputs, MemberInput, Service, Shared};
+use godwit_net::handed::Estate;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,7 +68,7 @@ pub(crate) struct Test {
 pub(crate) struct Agent {
     pub(crate) running: Running,
     pub(crate) announced: Arc<Mutex<Vec<Announcement>>>,
-    registry: Arc<Mutex<Registry>>,
+    pub(crate) registry: Arc<Mutex<Registry>>,
 }
 
 impl Test {
@@ -106,6 +107,11 @@ impl Test {
     }
 
     pub(crate) fn start_home_agent(&mut self, n: u8) {
+        self.start_home_agent_on(n, None);
+    }
+
+    /// One that goes on with what another has left.
+    pub(crate) fn start_home_agent_on(&mut self, n: u8, estate: Option<Estate>) {
         let (say, heard) = mpsc::channel::<Heard>(256);
         let id = Test::home_agent(n);
         self.wires.plug_home_agent(id, say);
@@ -121,6 +127,7 @@ impl Test {
             peers: Arc::new(speaker),
             registry: registry.clone(),
             clock: now,
+            estate,
         };
         let (runtime, host) = (&self.runtime, self.net.host(&format!("ha{n}")));
         let running = host.run(|| Ok(runtime.block_on(start(settings)).unwrap())).unwrap();

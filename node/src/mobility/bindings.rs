@@ -7,11 +7,13 @@
 //! (RFC 5648). A home address that goes over from one to the other is in both until the new one carries.
 
 mod homes;
+mod left;
 mod outputs;
 mod told;
 mod ways;
 
 pub(super) use homes::Homes;
+pub(super) use left::BindingsLeft;
 pub(super) use told::Told;
 
 use super::care_of::{CARE_OFS, Place};
@@ -29,6 +31,7 @@ use godwit_core::tunnel::header::INNER_MTU;
 use godwit_core::tunnel::{Control, KeyId};
 use godwit_net::tunnel::{Engine, has_aes};
 use homes::GO_OVER_MAX;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,7 +40,7 @@ use std::sync::Arc;
 const REMINDERS: u8 = 4;
 
 /// What is known of a home agent.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Agent {
     incarnation: Option<Incarnation>,
     /// Where it receives.

@@ -9,6 +9,7 @@
 use crate::addresses::source;
 use godwit_core::binding::{BindingId, CareOf};
 use godwit_net::netlink::Netlink;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 pub(super) const CARE_OFS: u8 = 4;
 
 /// A care-of address, and how much it is preferred: the lowest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
     pub(super) care_of: CareOf,
     pub(super) priority: u8,

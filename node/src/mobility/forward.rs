@@ -8,12 +8,13 @@ mod tcp;
 mod udp;
 
 pub(super) use tcp::forward_tcp;
-pub(super) use udp::forward_udp;
+pub(super) use udp::{Outside, Sessions, forward_udp};
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::net::TcpListener;
 
 /// What forwarders of one service have counted.
 #[derive(Debug, Default)]
@@ -43,6 +44,13 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// A socket that listens at a home address.
+pub(super) fn listen(home: SocketAddr) -> io::Result<TcpListener> {
+    let socket = bind(socket2::Type::STREAM, home)?;
+    socket.listen(1024)?;
+    TcpListener::from_std(socket.into())
 }
 
 /// A socket at a home address; IPv6 ones take IPv6 only.

@@ -15,6 +15,7 @@
 
 use godwit_core::binding::HomeAddress;
 use godwit_net::netlink::{Netlink, Rule};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -31,7 +32,7 @@ const PRIORITY_REPLIES: u32 = 5201;
 pub(super) const PROBE_MARK: u32 = 0x676f;
 
 /// Which way replies leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Way {
     /// As everything else does.
     Direct,
@@ -46,14 +47,28 @@ pub(super) struct Owned {
     /// The largest inner packet.
     mtu: u16,
     homes: BTreeMap<HomeAddress, Way>,
+    /// Another process has them.
+    left: bool,
 }
 
 impl Owned {
     /// None, on the interface with this number. What an earlier process left is removed.
     pub(super) fn new(interface: u32, mtu: u16) -> io::Result<Owned> {
-        let mut owned = Owned { netlink: Netlink::open()?, interface, mtu, homes: BTreeMap::new() };
+        let mut owned =
+            Owned { netlink: Netlink::open()?, interface, mtu, homes: BTreeMap::new(), left: false };
         owned.clear()?;
         Ok(owned)
+    }
+
+    /// Those that another process left here, with its rules and routes.
+    pub(super) fn adopt(interface: u32, mtu: u16, homes: BTreeMap<HomeAddress, Way>) -> io::Result<Owned> {
+        Ok(Owned { netlink: Netlink::open()?, interface, mtu, homes, left: false })
+    }
+
+    /// Leaves them on the host, for a process that [adopts](Owned::adopt) them.
+    pub(super) fn leave(mut self) -> BTreeMap<HomeAddress, Way> {
+        self.left = true;
+        std::mem::take(&mut self.homes)
     }
 
     /// Removes all rules and routes of this program.
@@ -128,6 +143,9 @@ impl Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
+        if self.left {
+            return;
+        }
         let homes: Vec<HomeAddress> = self.homes.keys().copied().collect();
         for home in homes {
             if let Err(error) = self.remove(home) {

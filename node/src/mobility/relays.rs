@@ -9,6 +9,7 @@ use godwit_core::key::MemberId;
 use godwit_core::mobility::{RELAY_ADDRESSES_MAX, Relay};
 use godwit_core::time::Time;
 use godwit_core::tunnel::{KeyId, Secret, TunnelKey};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -27,7 +28,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(3);
 const RELAY: BindingId = BindingId(u8::MAX);
 
 /// The relays of a node, from it and to it.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Relays {
     secret: Secret,
     number: u32,

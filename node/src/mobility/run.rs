@@ -1,6 +1,7 @@
 //! The task that owns everything about home addresses at a node: waits for one thing, feeds it, acts.
 
 mod heard;
+mod left;
 mod orders;
 mod tunnel;
 
@@ -18,11 +19,12 @@ use godwit_core::flow::FlowKey;
 use godwit_core::key::MemberId;
 use godwit_core::mobility::Message;
 use godwit_core::time::Time;
+use godwit_net::handed::Estate;
 use godwit_net::tunnel::Event;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tunnel::{Tunnel, of_tunnel};
 
@@ -47,6 +49,13 @@ pub(super) struct Running {
     /// What could not be served yet: the device of the process before may still be there.
     unserved: Vec<Serving>,
     left: bool,
+    /// Another process is about to follow: packets are carried on, by what is known now.
+    carries_on: bool,
+    /// And nobody speaks any more.
+    is_deaf: bool,
+    /// What the process before leaves, and whether the network's word is there by which to go on.
+    estate: Option<oneshot::Receiver<Estate>>,
+    is_informed: bool,
     tunnel: Option<Tunnel>,
     stop: CancellationToken,
 }
@@ -55,6 +64,7 @@ pub(super) struct Running {
 enum Woken {
     Moves(moves::Heard),
     Known(Known),
+    Estate(Option<Estate>),
     Order(Order),
     Finding(Finding),
     Event(Event),
@@ -62,6 +72,8 @@ enum Woken {
     Changes,
     Settled,
     Leaving,
+    /// Nobody will say anything any more.
+    Silence,
     Tick,
     Timer,
     Stop,
@@ -70,13 +82,14 @@ enum Woken {
 impl Running {
     #[allow(clippy::too_many_arguments, reason = "made in one place, of parts that only that place has")]
     pub(super) fn new(
-        start: Start,
+        mut start: Start,
         orders: (mpsc::Sender<Order>, mpsc::Receiver<Order>),
         heard: mpsc::Sender<Heard>,
         told: Arc<ArcSwap<Told>>,
         flows: watch::Sender<Option<Flows>>,
         stop: CancellationToken,
     ) -> Running {
+        let estate = start.estate.take();
         let (found, findings) = mpsc::channel(super::services::SERVED_MAX);
         let services = Services::new(start.own, start.sites.clone(), found, stop.child_token());
         Running {
@@ -93,6 +106,10 @@ impl Running {
             present: BTreeSet::new(),
             unserved: Vec::new(),
             left: false,
+            carries_on: false,
+            is_deaf: false,
+            estate,
+            is_informed: false,
             tunnel: None,
             stop,
         }
@@ -101,7 +118,9 @@ impl Running {
     pub(super) async fn run(mut self, mut moves: Moves, mut homes: KnownHomes) {
         let mut tick = tokio::time::interval(TELL_PERIOD);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.serve_as_before();
+        if self.estate.is_none() {
+            self.serve_as_before();
+        }
         loop {
             let woken = self.wait(&mut moves, &mut homes, &mut tick).await;
             if matches!(woken, Woken::Stop) {
@@ -126,15 +145,17 @@ impl Running {
                 None => std::future::pending().await,
             }
         };
+        let silence = if self.carries_on { Woken::Silence } else { Woken::Stop };
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Woken::Stop,
             () = self.start.leaving.cancelled(), if !self.left => Woken::Leaving,
-            heard = moves.next() => heard.map_or(Woken::Stop, Woken::Moves),
+            heard = moves.next(), if !self.is_deaf => heard.map_or(silence, Woken::Moves),
             woken = of_tunnel(self.tunnel.as_mut()) => woken,
             Some(order) = self.orders.recv() => Woken::Order(order),
             Some(finding) = self.findings.recv() => Woken::Finding(finding),
-            known = homes.next() => known.map_or(Woken::Stop, Woken::Known),
+            known = homes.next(), if !self.carries_on => known.map_or(Woken::Stop, Woken::Known),
+            estate = left::of(self.estate.as_mut()), if self.is_informed => Woken::Estate(estate),
             _ = tick.tick() => Woken::Tick,
             () = timer => Woken::Timer,
         }
@@ -144,10 +165,12 @@ impl Running {
         match woken {
             Woken::Moves(heard) => self.heard(heard),
             Woken::Known(known) => {
+                self.is_informed = true;
                 self.present.clone_from(&known.present);
                 self.services.set_known(known);
                 self.serve_homes();
             }
+            Woken::Estate(estate) => self.inherit(estate),
             Woken::Order(order) => self.order(order),
             Woken::Finding(finding) => {
                 self.services.found(clock::now(), &finding);
@@ -167,9 +190,10 @@ impl Running {
                 }
             }
             Woken::Settled => self.follow_host(),
+            Woken::Silence => self.is_deaf = true,
             Woken::Leaving => {
                 self.left = true;
-                self.services.leave();
+                self.services.begin_to_stop();
                 self.serve_homes();
             }
             Woken::Tick => {
@@ -207,20 +231,32 @@ impl Running {
     }
 
     fn serve_unserved(&mut self) {
+        if self.unserved.is_empty() || self.estate.is_some() {
+            return;
+        }
         for serving in std::mem::take(&mut self.unserved) {
-            if let Err(problem) = self.serve(serving.clone()) {
+            if let Err(problem) = self.take_on(serving.clone()) {
                 tracing::error!(name = %serving.name, problem, "a home address cannot be served yet");
                 self.unserved.push(serving);
             }
         }
+        // All at once: what is bound already stays bound.
+        self.serve_homes();
     }
 
     fn serve(&mut self, serving: Serving) -> Result<(), String> {
-        self.open_tunnel()
-            .map_err(|error| format!("home addresses need CAP_NET_ADMIN and a TUN device: {error}"))?;
-        self.services.serve(serving)?;
+        self.take_on(serving)?;
         self.serve_homes();
         Ok(())
+    }
+
+    fn take_on(&mut self, serving: Serving) -> Result<(), String> {
+        if self.estate.is_some() {
+            return Err("the process before this one still carries packets: try again in a moment".into());
+        }
+        self.open_tunnel()
+            .map_err(|error| format!("home addresses need CAP_NET_ADMIN and a TUN device: {error}"))?;
+        self.services.serve(serving)
     }
 
     /// Binds what should be bound, and listens where that is.

@@ -10,10 +10,12 @@
 //! The host has the address in each of these, so that a program can listen on it before anybody is led
 //! there.
 
+mod left;
 mod listening;
 mod standing;
 mod told;
 
+pub(super) use left::{ServiceLeft, SocketLeft};
 pub(super) use standing::State;
 
 use super::forward::Forwarded;
@@ -25,6 +27,7 @@ use godwit_core::certificate::Home;
 use godwit_core::key::MemberId;
 use godwit_core::name::SiteName;
 use godwit_core::time::Time;
+use left::Pool;
 use listening::Listening;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -65,6 +68,9 @@ pub(super) struct Services {
     /// The member stops: nothing new is taken.
     leaving: bool,
     end: CancellationToken,
+    /// What another process has left.
+    left: Vec<ServiceLeft>,
+    pool: Pool,
 }
 
 struct Served {
@@ -104,6 +110,8 @@ impl Services {
             served: BTreeMap::new(),
             leaving: false,
             end,
+            left: Vec::new(),
+            pool: Pool::default(),
         }
     }
 
@@ -121,7 +129,7 @@ impl Services {
         if same {
             return Ok(());
         }
-        let served = Served {
+        let mut served = Served {
             works: None,
             failed_at: None,
             drain_until: None,
@@ -131,6 +139,7 @@ impl Services {
             listening: BTreeMap::new(),
             serving: serving.clone(),
         };
+        self.as_left(&mut served);
         if let Some(before) = self.served.insert(serving.name, served) {
             before.check.cancel();
         }

@@ -4,11 +4,12 @@ use godwit_core::binding::HomeAddress;
 use godwit_core::flow::select;
 use godwit_core::key::MemberId;
 use godwit_core::tunnel::KeyId;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 /// How packets get to a home agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Exit {
     pub(super) agent: MemberId,
     pub(super) key: KeyId,
@@ -16,7 +17,7 @@ pub(super) struct Exit {
 }
 
 /// Who sends packets under a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Sender {
     /// A home agent.
     HomeAgent(MemberId),
@@ -25,7 +26,7 @@ pub(super) enum Sender {
 }
 
 /// See the module.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct View {
     /// Who speaks under which key.
     pub(super) senders: HashMap<KeyId, Sender>,

@@ -5,6 +5,7 @@ use super::StartError;
 use crate::config::Config;
 use crate::datadir::DataDir;
 use crate::http;
+use godwit_net::handed::Estate;
 use socket2::{SockRef, Type};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -12,6 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::oneshot;
 
 /// Listening sockets that are open already; nothing is bound for a purpose that has some.
 #[derive(Debug, Default)]
@@ -22,6 +24,8 @@ pub struct Sockets {
     pub metrics: Vec<OwnedFd>,
     /// The control socket; it counts where it lies at this member's own path.
     pub control: Vec<OwnedFd>,
+    /// What the process before this one leaves of home addresses, once it is relieved.
+    pub estate: Option<oneshot::Receiver<Estate>>,
 }
 
 /// The sockets of a running member. Who holds one of them keeps its clients waiting in it.
@@ -58,6 +62,7 @@ impl Listeners {
             http: self.http.iter().map(|socket| one(socket)).collect::<io::Result<_>>()?,
             metrics: self.metrics.iter().map(|socket| one(socket)).collect::<io::Result<_>>()?,
             control: self.control.iter().map(|socket| one(socket)).collect::<io::Result<_>>()?,
+            estate: None,
         })
     }
 }

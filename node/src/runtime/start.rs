@@ -42,7 +42,6 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Commands waiting for the machine; it takes one in microseconds.
@@ -89,6 +88,7 @@ impl Runtime {
 
         // Sockets before the count of starts: a port in use shall leave nothing behind.
         let control_open = std::mem::take(&mut sockets.control);
+        let estate = sockets.estate.take();
         let mut listeners = Listeners::take(&config, sockets, identity.certificate.has_role(Role::Node))?;
         let incarnation = dir.next_incarnation()?;
 
@@ -141,8 +141,8 @@ impl Runtime {
             persisted,
         );
 
-        let stops = Stops { serving: CancellationToken::new(), all: CancellationToken::new() };
-        let (clients, tasks) = (TaskTracker::new(), TaskTracker::new());
+        let stops = Stops::default();
+        let (clients, tasks, carriers) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
         let (commands, orders) = mpsc::channel(COMMANDS_MAX);
         let (snapshots, snapshot) =
             watch::channel(Arc::new(Snapshot::of(clock::now(), &member, &mut Judge::default()).0));
@@ -323,10 +323,11 @@ impl Runtime {
                 leaving: stops.serving.clone(),
                 sites: mobility::Sites { listening: http_addresses.clone(), serve: serve_sites },
                 metrics: metrics.mobility.clone(),
+                estate,
             };
             let homes = Homes { snapshots: snapshot.clone(), known: None };
-            let (mobility, run) = Mobility::start(start, moves, homes, stops.all.clone());
-            tasks.spawn(run);
+            let (mobility, run) = Mobility::start(start, moves, homes, stops.carrying.clone());
+            carriers.spawn(run);
             let tell: crate::handoff::Told = {
                 let tell = Tell(overlay.clone());
                 // What is lost is said again.
@@ -424,6 +425,7 @@ impl Runtime {
             door,
             clients,
             tasks,
+            carriers,
             moves: Mutex::new(moves),
             mobility,
             store,

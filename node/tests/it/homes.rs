@@ -352,3 +352,66 @@ fn a_name_moves_with_its_udp_flows_and_a_node_that_starts_anew_is_bound_again() 
         },
     );
 }
+
+#[test]
+fn another_process_follows_and_clients_do_not_notice() {
+    in_namespaces("homes::another_process_follows_and_clients_do_not_notice", || {
+        let mut world = World::new();
+        world.grant("game");
+        world.start_node("a");
+        echo(&world.a, "a", "127.0.0.1:7007");
+        world.a.run(|node| async move { served(&node, "game", Some("127.0.0.1:7007")).await });
+        world.choose(&world.a);
+        let mut stream = world.client.run(tcp(home(HOME4)));
+        let ask = |stream: TcpStream, words: &'static str| {
+            world.client.run(async move {
+                let mut stream = stream;
+                let answer = ask_tcp(&mut stream, words).await.unwrap();
+                assert_eq!(answer, format!("a {words}"));
+                stream
+            })
+        };
+        stream = ask(stream, "one");
+        let socket = world.client.run(async {
+            let socket = udp(home(HOME4)).await;
+            assert_eq!(ask_udp(&socket, "one").await, "a one");
+            socket
+        });
+        let epoch = world.agent.epoch_of(world.a.member());
+
+        // The member is gone but for its packets: old flows and new ones are served on.
+        let leaving = world.let_go("a");
+        stream = ask(stream, "two");
+        let (fresh, socket) = world.client.run(async move {
+            assert_eq!(ask_udp(&socket, "two").await, "a two");
+            (TcpStream::connect(home(HOME4)).await.unwrap(), socket)
+        });
+        let mut fresh = ask(fresh, "begun meanwhile");
+
+        let leaving = world.follow("a", leaving);
+        // Its clients' sessions are there without a datagram.
+        world.a.run(|node| async move {
+            let client = node.runtime().client();
+            until("the session is the new process's", || async {
+                let status = client.status().await;
+                status.is_ok_and(|status| status.home_services.iter().any(|one| one.forwarded == 1))
+            })
+            .await;
+        });
+        stream = ask(stream, "three");
+        fresh = ask(fresh, "three");
+        let newest = world.client.run(async move {
+            assert_eq!(ask_udp(&socket, "three").await, "a three");
+            TcpStream::connect(home(HOME4)).await.unwrap()
+        });
+        let newest = ask(newest, "accepted by another process");
+        assert_eq!(world.agent.epoch_of(world.a.member()), epoch, "the same binding");
+        // The old one ends when what it accepted has ended.
+        drop((stream, fresh));
+        world.a.run(|_| leaving.finish());
+        ask(newest, "four");
+        world.a.run(|node| async move {
+            until_bindings(&node, "the binding is kept", |one| !one.draining && one.state == "up").await;
+        });
+    });
+}

@@ -47,6 +47,7 @@ async fn serve(file: &str) {
             _ = terminate.recv() => break,
             succession = running.succession() => match succession {
                 Succession::Wanted(let_go) => let_go.done(),
+                Succession::Heir(_) => {}
                 Succession::Done => break,
                 Succession::Failed => panic!("the successor failed"),
             }

@@ -67,6 +67,8 @@ impl FullDisk<'_> {
                 }
                 // There is no member that it could wait for.
                 Asked::Succession(Succession::Wanted(let_go)) => let_go.done(),
+                // Nothing else is held.
+                Asked::Succession(Succession::Heir(_)) => {}
                 Asked::Succession(Succession::Failed) => {
                     tracing::warn!("the process that was to take over ended before it could: going on");
                 }

@@ -5,6 +5,7 @@ use crate::clock;
 use godwit_core::binding::registration::Input;
 use godwit_core::binding::{HOMES_MAX, HomeAddress};
 use godwit_core::time::Time;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use std::time::Duration;
 pub(super) const GO_OVER_MAX: Duration = Duration::from_secs(3);
 
 /// The home addresses of this node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::mobility) struct Homes {
     /// New flows are welcome.
     pub(in crate::mobility) open: BTreeSet<HomeAddress>,

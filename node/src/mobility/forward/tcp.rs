@@ -4,7 +4,7 @@
 //! it resets, until both have said that they are done: so a client does not take what is cut off for the
 //! end where the program fails, the service is stopped, or this process is killed.
 
-use super::{Counted, Forwarded, bind};
+use super::{Counted, Forwarded};
 use crate::mobility::proxy;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
@@ -30,19 +30,17 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// After an error of `accept`, such as running out of descriptors: it does not pass by trying again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Listens at `home` and passes connections on to `to`, until `stop`; connections that were begun go on
-/// until `end`.
+/// Passes connections that come to `listener`, at `home`, on to `to`, until `stop`; connections that were
+/// begun go on until `end`.
 pub(in crate::mobility) fn forward_tcp(
-    home: SocketAddr,
+    listener: TcpListener,
     to: SocketAddr,
     tells_client: bool,
     forwarded: Arc<Forwarded>,
     stop: CancellationToken,
     end: CancellationToken,
 ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
-    let socket = bind(socket2::Type::STREAM, home)?;
-    socket.listen(1024)?;
-    let listener = TcpListener::from_std(socket.into())?;
+    let home = listener.local_addr()?;
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     Ok(async move {
         loop {
@@ -121,6 +119,7 @@ fn reset_when_closed(stream: &TcpStream) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mobility::forward::listen;
     use tokio::io::AsyncReadExt;
 
     struct Bench {
@@ -135,10 +134,11 @@ mod tests {
     }
 
     fn bench(to: SocketAddr, tells_client: bool) -> Bench {
-        let (home, forwarded) = (free_port(), Arc::new(Forwarded::default()));
+        let (listener, forwarded) = (listen(free_port()).unwrap(), Arc::new(Forwarded::default()));
+        let home = listener.local_addr().unwrap();
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let forwarding =
-            forward_tcp(home, to, tells_client, forwarded.clone(), stop.clone(), end.clone()).unwrap();
+            forward_tcp(listener, to, tells_client, forwarded.clone(), stop.clone(), end.clone()).unwrap();
         tokio::spawn(forwarding);
         Bench { home, forwarded, stop, end }
     }
@@ -170,7 +170,8 @@ mod tests {
         let home = SocketAddr::from(([127, 80, 0, 7], port));
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let to = program.local_addr().unwrap();
-        tokio::spawn(forward_tcp(home, to, false, Arc::default(), stop, end).unwrap());
+        let listener = listen(home).unwrap();
+        tokio::spawn(forward_tcp(listener, to, false, Arc::default(), stop, end).unwrap());
         let (client, accepted) = tokio::join!(TcpStream::connect(home), program.accept());
         client.unwrap();
         accepted.unwrap();

@@ -5,6 +5,7 @@ use super::{Counted, Forwarded, bind};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,18 +26,24 @@ const TURN_MAX: usize = 32;
 /// The longest datagram.
 const DATAGRAM_MAX: usize = 65_535;
 
-/// Receives at `home` and passes datagrams on to `to`, until `end`. After `stop` no session is begun.
+/// Passes datagrams that come to `outside`, at a home address, on to `to`, until `end`; with the sessions
+/// that another process left. After `stop` no session is begun.
 pub(in crate::mobility) fn forward_udp(
-    home: SocketAddr,
+    outside: Outside,
     to: SocketAddr,
     forwarded: Arc<Forwarded>,
     stop: CancellationToken,
     end: CancellationToken,
-) -> io::Result<impl Future<Output = ()> + Send + use<>> {
-    let socket = bind(socket2::Type::DGRAM, home)?;
-    let outside = Arc::new(UdpSocket::from_std(socket.into())?);
-    let sessions = Arc::new(Sessions { outside, to, forwarded, open: Mutex::default(), end: end.clone() });
-    Ok(async move {
+) -> io::Result<(Arc<Sessions>, impl Future<Output = ()> + Send + use<>)> {
+    let home = outside.socket.local_addr()?;
+    let open = Mutex::default();
+    let sessions =
+        Arc::new(Sessions { outside: Arc::new(outside.socket), to, forwarded, open, end: end.clone() });
+    for (client, inside) in outside.sessions.into_iter().take(SESSIONS_MAX) {
+        sessions.open_session(client, inside);
+    }
+    let told = sessions.clone();
+    Ok((told, async move {
         let mut datagram = vec![0; DATAGRAM_MAX];
         loop {
             let received = tokio::select! {
@@ -53,10 +60,26 @@ pub(in crate::mobility) fn forward_udp(
                 }
             }
         }
-    })
+    }))
 }
 
-struct Sessions {
+/// A socket at a home address, and the sockets of its clients' sessions, by client.
+#[derive(Debug)]
+pub(in crate::mobility) struct Outside {
+    pub(in crate::mobility) socket: UdpSocket,
+    pub(in crate::mobility) sessions: Vec<(SocketAddr, UdpSocket)>,
+}
+
+impl Outside {
+    /// One at `home` without a session.
+    pub(in crate::mobility) fn bind(home: SocketAddr) -> io::Result<Outside> {
+        let socket = UdpSocket::from_std(bind(socket2::Type::DGRAM, home)?.into())?;
+        Ok(Outside { socket, sessions: Vec::new() })
+    }
+}
+
+/// The sessions at one home address and port.
+pub(in crate::mobility) struct Sessions {
     outside: Arc<UdpSocket>,
     to: SocketAddr,
     forwarded: Arc<Forwarded>,
@@ -110,6 +133,20 @@ impl Sessions {
             if self.to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let inside = UdpSocket::bind((any, 0)).await?;
         inside.connect(self.to).await?;
+        Ok(self.open_session(client, inside))
+    }
+
+    /// More descriptors of all sockets, for another process: the one at the home address, and those of the
+    /// sessions.
+    pub(in crate::mobility) fn duplicate(&self) -> io::Result<(OwnedFd, Vec<(SocketAddr, OwnedFd)>)> {
+        let outside = self.outside.as_fd().try_clone_to_owned()?;
+        let open = self.open();
+        let sessions =
+            open.iter().map(|(client, session)| Ok((*client, session.inside.as_fd().try_clone_to_owned()?)));
+        Ok((outside, sessions.collect::<io::Result<_>>()?))
+    }
+
+    fn open_session(self: &Arc<Self>, client: SocketAddr, inside: UdpSocket) -> Arc<Session> {
         let session = Arc::new(Session { inside, begun: Instant::now(), used: AtomicU64::new(0) });
         self.open().insert(client, session.clone());
         let (sessions, answered) = (self.clone(), session.clone());
@@ -118,7 +155,7 @@ impl Sessions {
             sessions.pass_out(client, &answered).await;
             sessions.open().remove(&client);
         });
-        Ok(session)
+        session
     }
 
     /// Passes answers back until the session has been idle for long.
@@ -168,7 +205,8 @@ mod tests {
         let forwarded = Arc::new(Forwarded::default());
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let to = program.local_addr().unwrap();
-        tokio::spawn(forward_udp(home, to, forwarded.clone(), stop.clone(), end.clone()).unwrap());
+        let outside = Outside::bind(home).unwrap();
+        tokio::spawn(forward_udp(outside, to, forwarded.clone(), stop.clone(), end.clone()).unwrap().1);
         tokio::spawn(async move {
             let mut datagram = [0; 64];
             while let Ok((len, from)) = program.recv_from(&mut datagram).await {

@@ -38,6 +38,16 @@ impl Running {
                 self.serve_homes();
                 let _ = reply.send(());
             }
+            Order::CarryOn(reply) => {
+                self.carry_on();
+                let _ = reply.send(());
+            }
+            Order::HandOver(reply) => {
+                let _ = reply.send(self.bequeath());
+            }
+            Order::Forwarding(reply) => {
+                let _ = reply.send(self.services.forwarding());
+            }
             Order::Leave(reply) => {
                 self.left = true;
                 if let Some(tunnel) = &mut self.tunnel {

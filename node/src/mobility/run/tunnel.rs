@@ -31,6 +31,17 @@ pub(super) struct Tunnel {
     pub(super) has_v6: bool,
 }
 
+/// What a tunnel is made of.
+pub(super) struct Parts {
+    pub(super) bindings: Bindings,
+    pub(super) relays: Relays,
+    pub(super) steer: Arc<NodeSteer>,
+    pub(super) engine: Arc<Engine>,
+    pub(super) events: mpsc::Receiver<Event>,
+    pub(super) claims: Claims,
+    pub(super) has_v6: bool,
+}
+
 impl Running {
     /// The tunnel, once something is served.
     pub(super) fn open_tunnel(&mut self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -38,7 +49,7 @@ impl Running {
             return Ok(());
         }
         let config = &self.start.config;
-        let tun = Tun::create(&TunConfig::new(&config.interface, INNER_MTU))?;
+        let tun = Tun::create(&self.device())?;
         let owned = Owned::new(tun.index(), INNER_MTU)?;
         let (sockets, has_v6) = sockets(config.port)?;
         let (steer, claims) = NodeSteer::new();
@@ -47,11 +58,25 @@ impl Running {
             Engine::start(EngineConfig::new(Side::Node), Arc::new(tun), sockets, steer.clone())?;
         let engine = Arc::new(engine);
         let bindings = Bindings::new(engine.clone(), self.tell.clone(), self.start.dir.clone(), owned)?;
+        tracing::info!(interface = config.interface, port = config.port, "home addresses can be served");
+        let relays = Relays::new(rand::random(), rand::random());
+        self.open(Parts { bindings, relays, steer, engine, events, claims, has_v6 })?;
+        Ok(())
+    }
+
+    /// The device of the tunnel.
+    pub(super) fn device(&self) -> TunConfig {
+        TunConfig::new(&self.start.config.interface, INNER_MTU)
+    }
+
+    /// From now on there is a tunnel.
+    pub(super) fn open(&mut self, parts: Parts) -> io::Result<()> {
+        let Parts { bindings, relays, steer, engine, events, claims, has_v6 } = parts;
         let flows = Flows::new(steer.clone(), engine.clone(), self.again.clone());
         self.tunnel = Some(Tunnel {
             updates: FlowUpdates::new(self.tell.clone(), bindings.epoch()),
             bindings,
-            relays: Relays::new(rand::random(), rand::random()),
+            relays,
             steer,
             engine,
             events,
@@ -60,7 +85,6 @@ impl Running {
             changed_at: None,
             has_v6,
         });
-        tracing::info!(interface = config.interface, port = config.port, "home addresses can be served");
         self.flows.send_replace(Some(flows));
         self.follow_host();
         Ok(())

@@ -1,7 +1,8 @@
 //! What listens at home addresses, and what is looked at to know whether it works.
 
+use super::left::{Pool, SocketLeft};
 use super::{Served, Services, Sites};
-use crate::mobility::forward::{forward_tcp, forward_udp};
+use crate::mobility::forward::{self, Sessions, forward_tcp, forward_udp};
 use crate::mobility::health::{self, Target};
 use crate::mobility::serving::Mode;
 use godwit_core::binding::HomeAddress;
@@ -10,7 +11,18 @@ use godwit_core::name::SiteName;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+/// A socket at a home address that another process could go on with.
+enum Open {
+    /// Connections come to it; held open here, whoever accepts them.
+    Tcp(SocketAddr, OwnedFd),
+    /// Datagrams come to it.
+    Udp(SocketAddr, Arc<Sessions>),
+}
 
 /// The sockets at one home address.
 pub(super) struct Listening {
@@ -18,6 +30,9 @@ pub(super) struct Listening {
     pub(super) stop: CancellationToken,
     /// Nothing at all.
     pub(super) end: CancellationToken,
+    /// No datagram any more.
+    deaf: CancellationToken,
+    open: Vec<Open>,
     /// Why it does not listen.
     pub(super) problem: Option<String>,
 }
@@ -29,7 +44,54 @@ impl Drop for Listening {
     }
 }
 
+impl Listening {
+    /// Listens, on the socket that another process has left or on a new one.
+    fn tcp(
+        &mut self,
+        pool: &mut Pool,
+        at: SocketAddr,
+        listen: impl FnOnce(SocketAddr) -> io::Result<TcpListener>,
+    ) -> io::Result<TcpListener> {
+        let listener = pool.tcp(at, listen)?;
+        self.open.push(Open::Tcp(at, listener.as_fd().try_clone_to_owned()?));
+        Ok(listener)
+    }
+
+    /// Accepts nothing any more, and gives what another process accepts from. What was begun goes on.
+    fn leave(&mut self) -> io::Result<Vec<SocketLeft>> {
+        self.stop.cancel();
+        let left = std::mem::take(&mut self.open).into_iter().map(|open| match open {
+            Open::Tcp(at, socket) => Ok(SocketLeft { is_tcp: true, at, socket, sessions: Vec::new() }),
+            Open::Udp(at, all) => {
+                let (socket, sessions) = all.duplicate()?;
+                Ok(SocketLeft { is_tcp: false, at, socket, sessions })
+            }
+        });
+        let left = left.collect();
+        self.deaf.cancel();
+        left
+    }
+}
+
 impl Services {
+    /// Sites are another process's from now on, which does not serve them yet: clients wait.
+    pub(in crate::mobility) fn suspend_sites(&self) {
+        let sites = self.served.values().filter(|served| served.serving.mode == Mode::Sites);
+        sites.flat_map(|served| served.listening.values()).for_each(|listening| listening.stop.cancel());
+    }
+
+    /// Leaves what listens to another process. Connections that were begun go on.
+    pub(in crate::mobility) fn leave_sockets(&mut self) -> io::Result<Vec<SocketLeft>> {
+        let mut left = Vec::new();
+        for served in self.served.values_mut() {
+            served.check.cancel();
+            for listening in served.listening.values_mut() {
+                left.extend(listening.leave()?);
+            }
+        }
+        Ok(left)
+    }
+
     /// Makes what listens be what should, at the home addresses that the host has now.
     pub(in crate::mobility) fn listen(&mut self, owned: &BTreeSet<HomeAddress>) {
         let names: Vec<SiteName> = self.served.keys().cloned().collect();
@@ -44,7 +106,7 @@ impl Services {
                     continue;
                 }
                 let told = before.and_then(|before| before.problem.clone());
-                let listening = open(&self.sites, served, *home, ports.as_ref(), &self.end);
+                let listening = open(&self.sites, &mut self.pool, served, *home, ports.as_ref(), &self.end);
                 match &listening.problem {
                     Some(problem) if listening.problem != told => {
                         tracing::warn!(%name, %home, problem, "nothing listens at a home address");
@@ -72,17 +134,20 @@ impl Services {
 /// Opens the sockets of a service at one home address.
 fn open(
     sites: &Sites,
+    pool: &mut Pool,
     served: &Served,
     home: HomeAddress,
     ports: Option<&Ports>,
     end: &CancellationToken,
 ) -> Listening {
-    let mut listening = Listening { stop: end.child_token(), end: end.child_token(), problem: None };
+    let (stop, end) = (end.child_token(), end.child_token());
+    let deaf = end.child_token();
+    let mut listening = Listening { stop, end, deaf, open: Vec::new(), problem: None };
     let opened = match &served.serving.mode {
         Mode::Local => leave_room(sites, home, ports),
-        Mode::Sites => open_sites(sites, home, ports, &listening.stop),
+        Mode::Sites => open_sites(sites, pool, home, ports, &mut listening),
         Mode::To { address, proxy_protocol } => {
-            open_forwarders(served, home, (*address, *proxy_protocol), ports, &listening)
+            open_forwarders(served, pool, home, (*address, *proxy_protocol), ports, &mut listening)
         }
     };
     listening.problem = opened.err().map(|error| error.to_string());
@@ -92,9 +157,10 @@ fn open(
 /// Sites are served at the ports that are granted; where all are, at the HTTP server's own.
 fn open_sites(
     sites: &Sites,
+    pool: &mut Pool,
     home: HomeAddress,
     ports: Option<&Ports>,
-    stop: &CancellationToken,
+    listening: &mut Listening,
 ) -> io::Result<()> {
     let Some(any) = sites.listening.first() else {
         return Err(io::Error::other("this node serves no sites: `http.listen` is empty"));
@@ -105,7 +171,8 @@ fn open_sites(
     };
     for port in ports {
         if !covers(sites, home, port) {
-            (sites.serve)(crate::http::listen(SocketAddr::new(home.0, port))?, stop.clone());
+            let listener = listening.tcp(pool, SocketAddr::new(home.0, port), crate::http::listen)?;
+            (sites.serve)(listener, listening.stop.clone());
         }
     }
     Ok(())
@@ -133,20 +200,25 @@ fn leave_room(sites: &Sites, home: HomeAddress, ports: Option<&Ports>) -> io::Re
 
 fn open_forwarders(
     served: &Served,
+    pool: &mut Pool,
     home: HomeAddress,
     (to, tells_client): (SocketAddr, bool),
     ports: Option<&Ports>,
-    listening: &Listening,
+    listening: &mut Listening,
 ) -> io::Result<()> {
     let (tcp, udp) = forwarded_ports(to, ports);
-    let (stop, end) = (&listening.stop, &listening.end);
+    let (stop, end, deaf) = (listening.stop.clone(), listening.end.clone(), listening.deaf.clone());
     for port in tcp {
-        let (home, forwarded) = (SocketAddr::new(home.0, port), served.forwarded.clone());
-        tokio::spawn(forward_tcp(home, to, tells_client, forwarded, stop.clone(), end.clone())?);
+        let listener = listening.tcp(pool, SocketAddr::new(home.0, port), forward::listen)?;
+        let forwarded = served.forwarded.clone();
+        tokio::spawn(forward_tcp(listener, to, tells_client, forwarded, stop.clone(), end.clone())?);
     }
     for port in udp {
-        let (home, forwarded) = (SocketAddr::new(home.0, port), served.forwarded.clone());
-        tokio::spawn(forward_udp(home, to, forwarded, stop.clone(), end.clone())?);
+        let home = SocketAddr::new(home.0, port);
+        let (sessions, run) =
+            forward_udp(pool.udp(home)?, to, served.forwarded.clone(), stop.clone(), deaf.clone())?;
+        listening.open.push(Open::Udp(home, sessions));
+        tokio::spawn(run);
     }
     Ok(())
 }

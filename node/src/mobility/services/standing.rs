@@ -89,7 +89,7 @@ impl Services {
     }
 
     /// The member stops: what is served takes no new flows.
-    pub(in crate::mobility) fn leave(&mut self) {
+    pub(in crate::mobility) fn begin_to_stop(&mut self) {
         self.leaving = true;
     }
 }

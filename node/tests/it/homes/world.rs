@@ -9,7 +9,7 @@ use godwit_net::namespace::NetworkNamespace;
 use godwit_net::netlink::{LinkSettings, Netlink, Route, Rule, interface_index};
 use godwit_node::admin::api;
 use godwit_node::datadir::DataDir;
-use godwit_node::{Config, Runtime, Settings, clock};
+use godwit_node::{Config, Leaving, Runtime, Settings, Sockets, clock};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -247,24 +247,50 @@ impl World {
         *node.node.running.lock().unwrap() = Some(Arc::new(runtime));
     }
 
-    /// Stops the node, and starts it again in another runtime.
-    pub fn restart_node(&mut self, name: &str) {
+    /// The node's runtime, which nobody else uses any more.
+    fn take_node(&self, name: &str) -> Runtime {
         let node = self.node(name);
-        let runtime = node.node.running.lock().unwrap().take().unwrap();
+        let mut shared = node.node.running.lock().unwrap().take();
         node.host.run(async move {
-            let mut runtime = Some(runtime);
+            let mut alone = None;
             until("nobody uses the runtime", || {
-                runtime = runtime.take().and_then(|shared| match Arc::try_unwrap(shared) {
-                    Ok(alone) => {
-                        tokio::spawn(alone.shutdown());
-                        None
-                    }
-                    Err(shared) => Some(shared),
-                });
-                std::future::ready(runtime.is_none())
+                match Arc::try_unwrap(shared.take().unwrap()) {
+                    Ok(runtime) => alone = Some(runtime),
+                    Err(used) => shared = Some(used),
+                }
+                std::future::ready(alone.is_some())
             })
             .await;
+            alone.unwrap()
+        })
+    }
+
+    /// The node lets go for another process, and carries packets until that is there.
+    pub fn let_go(&self, name: &str) -> Leaving {
+        let runtime = self.take_node(name);
+        self.node(name).host.run(runtime.hand_over())
+    }
+
+    /// Another process follows on what the one before leaves.
+    pub fn follow(&self, name: &str, leaving: Leaving) -> Leaving {
+        let node = self.node(name);
+        let (path, address) = (node.dir.path().to_owned(), node.address);
+        let (runtime, leaving) = node.host.run(async move {
+            let (leave, left) = tokio::sync::oneshot::channel();
+            let sockets = Sockets { estate: Some(left), ..Sockets::default() };
+            let runtime = Runtime::start_on(sockets, settings(&path, address)).await.unwrap();
+            leave.send(leaving.estate().await.unwrap()).unwrap();
+            (runtime, leaving)
         });
+        *node.node.running.lock().unwrap() = Some(Arc::new(runtime));
+        leaving
+    }
+
+    /// Stops the node, and starts it again in another runtime.
+    pub fn restart_node(&mut self, name: &str) {
+        let runtime = self.take_node(name);
+        let node = self.node(name);
+        node.host.spawn(runtime.shutdown());
         let path = node.dir.path().to_owned();
         // The lock goes with the old one.
         let address = node.address;
