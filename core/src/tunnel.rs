@@ -9,10 +9,12 @@ pub mod control;
 pub mod header;
 pub mod key;
 pub mod replay;
+pub mod width;
 
 pub use control::{Control, Cookie};
 pub use header::{Cipher, Header};
 pub use key::{KeyId, Secret, TunnelKey};
+pub use width::Width;
 
 /// The smallest inner packet that a tunnel must carry, octets (RFC 791, 3.1: what every host must
 /// be able to receive).

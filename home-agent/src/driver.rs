@@ -213,6 +213,8 @@ impl Running {
                     self.feed(cache::Input::Heard { key, from, control });
                 }
                 tunnel::Event::Worn(key) => self.feed(cache::Input::Worn(key)),
+                // Nodes keep segments below it; here each packet is judged by itself.
+                tunnel::Event::Width => {}
             }
             left -= 1;
             next = if left > 0 { self.driver.events.try_recv().ok() } else { None };

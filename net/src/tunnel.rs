@@ -24,7 +24,8 @@
 //!
 //! - A packet larger than the key's MTU is dropped, and its sender is told, at most a hundred times a
 //!   second (ICMP; RFC 1191, RFC 4443). The key's MTU falls when the tunnel's path turns out to be
-//!   narrower; the next key begins anew. IPv4 packets that may be cut are not cut here: the kernel does so
+//!   narrower, as routers' errors tell and as is measured without them ([`godwit_core::tunnel::width`]).
+//!   IPv4 packets that may be cut are not cut here: the kernel does so
 //!   for what is larger than the TUN device. Where less than 1,280 octets fit inside, full IPv6 packets are
 //!   lost (RFC 8200, 5 has no smaller path), but for TCP's, which are made smaller.
 //! - The segment size that a node's SYN announces is lowered to what fits. Where answers take another way
@@ -59,6 +60,7 @@ mod outward;
 mod receive;
 mod send;
 mod socket;
+mod widths;
 
 pub use count::{Counts, Reason};
 pub use device::{Tun, TunConfig};
@@ -243,4 +245,6 @@ pub enum Event {
     },
     /// A key has sealed half of what it may: another is needed.
     Worn(KeyId),
+    /// Something else fits into a tunnel than before: see [`Engine::narrowest`].
+    Width,
 }

@@ -27,6 +27,7 @@ pub const INNER_MTU: u16 = 1500 - OVERHEAD_V6;
 
 const PACKET: u8 = 0x11;
 const CONTROL: u8 = 0x12;
+const WIDTH: u8 = 0x13;
 
 const RELAYED: u8 = 0x01;
 const CHACHA: u8 = 0x02;
@@ -41,6 +42,8 @@ pub enum Kind {
     Packet,
     /// A [`super::Control`].
     Control,
+    /// A [`super::width::Word`], of tunnels' ends among themselves.
+    Width,
 }
 
 /// How it is sealed. Each sender chooses one for each key and stays with it.
@@ -97,6 +100,7 @@ impl Header {
         bytes[0] = match self.kind {
             Kind::Packet => PACKET,
             Kind::Control => CONTROL,
+            Kind::Width => WIDTH,
         };
         let flag = |on: bool, flag: u8| if on { flag } else { 0 };
         bytes[1] = flag(self.relayed, RELAYED)
@@ -117,6 +121,7 @@ impl Header {
         let kind = match datagram[0] {
             PACKET => Kind::Packet,
             CONTROL => Kind::Control,
+            WIDTH => Kind::Width,
             other => return Err(HeaderError::Kind(other)),
         };
         let flags = datagram[1];
@@ -166,7 +171,7 @@ mod tests {
     fn what_is_not_known_is_refused() {
         assert_eq!(Header::decode(&[0x11; 31]), Err(HeaderError::Short));
         let mut datagram = [0; 32];
-        for kind in (0..=255).filter(|kind| ![PACKET, CONTROL].contains(kind)) {
+        for kind in (0..=255).filter(|kind| ![PACKET, CONTROL, WIDTH].contains(kind)) {
             datagram[0] = kind;
             assert_eq!(Header::decode(&datagram), Err(HeaderError::Kind(kind)));
         }

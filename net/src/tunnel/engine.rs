@@ -5,6 +5,7 @@ use super::device::Tun;
 use super::key::{InstallError, KeyLeft, Keys};
 use super::send::Outbox;
 use super::socket::Sockets;
+use super::widths::Widths;
 use super::{Config, Event, Kept, Left, Side, Steer, Way, inward, outward};
 use crate::poll::{Doorbell, Poll};
 use godwit_core::tunnel::header::{Cipher, HEADER_LEN, Kind, TAG_LEN};
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     pub(super) side: Side,
     pub(super) batching: bool,
     pub(super) keys: Keys,
+    pub(super) widths: Widths,
     pub(super) counters: Counters,
     pub(super) stop: Stop,
     events: mpsc::Sender<Event>,
@@ -148,6 +150,7 @@ impl Engine {
             side: config.side,
             batching: config.batching,
             keys: Keys::resumed(keys),
+            widths: Widths::default(),
             counters: Counters::default(),
             stop: Stop { stopped: AtomicBool::new(false), bell: Doorbell::new()? },
             events,
@@ -239,6 +242,9 @@ impl Engine {
         match key.seal(word_under(key.id), room) {
             Ok(worn) => {
                 outbox.push(to, 0, len, &key);
+                if matches!(control, Control::Probe(_) | Control::Alive(_)) {
+                    shared.widths.step(shared, &mut outbox, &key, to);
+                }
                 outbox.flush(&shared.sockets, &shared.counters);
                 if worn {
                     shared.tell(Event::Worn(key.id));
@@ -284,6 +290,13 @@ impl Engine {
     /// turned out to be narrower.
     pub fn mtu(&self, key: KeyId) -> Option<u16> {
         self.shared.keys.snapshot().get(&key.0).map(|key| key.mtu())
+    }
+
+    /// What fits into all tunnels in which words of liveness were said, in both directions; `None` while
+    /// there is none.
+    pub fn narrowest(&self) -> Option<u16> {
+        let keys = self.shared.keys.snapshot();
+        keys.values().filter(|key| key.place().is_some()).map(|key| key.narrowest()).min()
     }
 
     fn outbox(&self) -> std::sync::MutexGuard<'_, Outbox> {

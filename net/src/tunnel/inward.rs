@@ -12,7 +12,8 @@ use super::{Event, Inward, Passing, Way};
 use crate::offload::{Offload, Train};
 use godwit_core::packet::{Packet, TCP, UDP, decrement_hops, ecn};
 use godwit_core::tunnel::header::{HEADER_LEN, Kind};
-use godwit_core::tunnel::{Control, Header};
+use godwit_core::tunnel::width::Word;
+use godwit_core::tunnel::{Control, Header, KeyId};
 use godwit_core::wire;
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -92,6 +93,15 @@ impl State<'_> {
                 Some(wire::decode::<Control>(inside, CONTROL_LEN_MAX).map_err(|_| Reason::Malformed)?)
             }
             Kind::Packet => None,
+            Kind::Width => {
+                let word = Word::read(inside).ok_or(Reason::Malformed)?;
+                drop(inbound);
+                self.shared.widths.heard(key);
+                if self.shared.widths.word(self.shared, &mut self.outbox, key, word) {
+                    self.shared.tell(Event::Width);
+                }
+                return Ok(());
+            }
         };
         let known = inbound
             .heard
@@ -99,6 +109,7 @@ impl State<'_> {
         if control.is_some() || !known {
             inbound.heard = Some((arrival.from, self.now));
             self.shared.tell(Event::Heard { key: header.key, from: arrival.from, control });
+            self.shared.widths.heard(key);
         }
         drop(inbound);
         if header.kind == Kind::Control {

@@ -4,7 +4,7 @@ use super::Side;
 use super::count::Reason;
 use godwit_core::tunnel::header::{HEADER_LEN, TAG_LEN};
 use godwit_core::tunnel::replay::ReplayWindow;
-use godwit_core::tunnel::{Cipher, Header, KeyId, TunnelKey};
+use godwit_core::tunnel::{Cipher, Header, INNER_MTU_MIN, KeyId, TunnelKey};
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -72,8 +72,15 @@ pub struct KeyLeft {
 /// A key in use.
 pub(super) struct Key {
     pub(super) id: KeyId,
-    /// The largest inner packet.
+    /// The largest inner packet, as installed or as the kernel has learnt since.
     pub(super) mtu: AtomicU16,
+    /// The largest that it was installed with.
+    pub(super) top: u16,
+    /// What was measured to fit on our way there, and what the other end says of its way here.
+    pub(super) path: AtomicU16,
+    pub(super) other: AtomicU16,
+    /// Where our words of liveness go.
+    place: Mutex<Option<SocketAddr>>,
     inbound: Mutex<Inbound>,
     cipher: Cipher,
     material: TunnelKey,
@@ -108,6 +115,10 @@ impl Key {
         Key {
             id: material.id,
             mtu: AtomicU16::new(mtu),
+            top: mtu,
+            path: AtomicU16::new(mtu),
+            other: AtomicU16::new(mtu),
+            place: Mutex::default(),
             inbound: Mutex::default(),
             cipher,
             seal: key(cipher, out),
@@ -141,7 +152,22 @@ impl Key {
 
     /// What fits inside, octets.
     pub(super) fn mtu(&self) -> u16 {
-        self.mtu.load(Relaxed)
+        self.mtu.load(Relaxed).min(self.path.load(Relaxed))
+    }
+
+    /// What fits in both directions, and no less than a tunnel must carry whatever the other end says.
+    pub(super) fn narrowest(&self) -> u16 {
+        self.mtu().min(self.other.load(Relaxed)).max(INNER_MTU_MIN.min(self.top))
+    }
+
+    /// Words of liveness go there.
+    pub(super) fn live_at(&self, place: SocketAddr) {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+    }
+
+    /// Where they go; `None` while none went.
+    pub(super) fn place(&self) -> Option<SocketAddr> {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Seals `datagram`, which has room for header and tag around what is sealed. Answers whether it is

@@ -91,7 +91,7 @@ fn clamp(
     }
     let Some(key) = keys.get(&key.0) else { return };
     let headers = if packet.source.is_ipv4() { 40 } else { 60 };
-    let mss = key.mtu().saturating_sub(headers);
+    let mss = key.narrowest().saturating_sub(headers);
     let place = packet.payload + 16..packet.payload + 18;
     let sum = bytes.get(place.clone()).map(|sum| [sum[0], sum[1]]);
     clamp_mss(bytes, packet, mss);

@@ -44,8 +44,11 @@ pub(super) enum Way {
 pub(super) struct Owned {
     netlink: Netlink,
     interface: u32,
-    /// The largest inner packet.
+    /// The largest inner packet that is configured, and the largest that fits.
     mtu: u16,
+    fits: u16,
+    /// What the way into the tunnel says of segments, for IPv4 (`true`) and IPv6.
+    way_out: BTreeMap<bool, u32>,
     homes: BTreeMap<HomeAddress, Way>,
     /// Another process has them.
     left: bool,
@@ -54,8 +57,15 @@ pub(super) struct Owned {
 impl Owned {
     /// None, on the interface with this number. What an earlier process left is removed.
     pub(super) fn new(interface: u32, mtu: u16) -> io::Result<Owned> {
-        let mut owned =
-            Owned { netlink: Netlink::open()?, interface, mtu, homes: BTreeMap::new(), left: false };
+        let mut owned = Owned {
+            netlink: Netlink::open()?,
+            interface,
+            mtu,
+            fits: mtu,
+            way_out: BTreeMap::new(),
+            homes: BTreeMap::new(),
+            left: false,
+        };
         owned.clear()?;
         Ok(owned)
     }
@@ -88,8 +98,6 @@ impl Owned {
             return Ok(());
         }
         self.follow_family(home.0)?;
-        let mss = self.mss(home.0);
-        self.netlink.set_way_out(TABLE_TUNNEL, home.0, self.interface, mss)?;
         // Rules before the address: no reply leaves by the main table's routes.
         self.netlink.add_rule(&probe_rule(home))?;
         self.netlink.add_rule(&reply_rule(home, Way::Reverse))?;
@@ -118,7 +126,12 @@ impl Owned {
         self.netlink.remove_rule(&reply_rule(home, old))
     }
 
-    /// The host's routes may have changed.
+    /// Only this fits into the tunnel, as [`Owned::follow`] makes it known to connections to come.
+    pub(super) fn fits(&mut self, octets: u16) {
+        self.fits = octets.min(self.mtu);
+    }
+
+    /// The host's routes may have changed, or what fits into the tunnel.
     pub(super) fn follow(&mut self) -> io::Result<()> {
         let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         for family in any {
@@ -131,13 +144,17 @@ impl Owned {
 
     fn follow_family(&mut self, family: IpAddr) -> io::Result<()> {
         let mss = self.mss(family);
+        // Not without need: who follows changes would follow its own.
+        if self.way_out.insert(family.is_ipv4(), mss) != Some(mss) {
+            self.netlink.set_way_out(TABLE_TUNNEL, family, self.interface, mss)?;
+        }
         self.netlink.copy_main(TABLE_DIRECT, family, self.interface, mss)
     }
 
     /// The largest segment that fits into the tunnel (RFC 9293, 3.7.1; RFC 8200, 8.3).
     fn mss(&self, family: IpAddr) -> u32 {
         let headers = if family.is_ipv4() { 40 } else { 60 };
-        u32::from(self.mtu.saturating_sub(headers))
+        u32::from(self.fits.saturating_sub(headers))
     }
 }
 

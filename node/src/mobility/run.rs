@@ -183,6 +183,7 @@ impl Running {
             }
             // Where packets of flows come from is the home agent's business; keys wear out in years.
             Woken::Event(Event::Heard { .. } | Event::Worn(_)) => {}
+            Woken::Event(Event::Width) => self.follow_host(),
             Woken::Claimed(flow) => self.claim(flow),
             Woken::Changes => {
                 if let Some(tunnel) = &mut self.tunnel {

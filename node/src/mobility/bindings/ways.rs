@@ -15,6 +15,9 @@ use std::net::SocketAddr;
 impl Bindings {
     /// The host's routes may have changed.
     pub(in crate::mobility) fn follow_routes(&mut self) {
+        if let Some(fits) = self.engine.narrowest() {
+            self.owned.fits(fits);
+        }
         if let Err(error) = self.owned.follow() {
             tracing::warn!(%error, "the host's routes could not be copied: replies may take an old way");
         }
