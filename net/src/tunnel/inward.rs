@@ -13,7 +13,7 @@ use crate::offload::{Offload, Train};
 use godwit_core::packet::{Packet, TCP, UDP, decrement_hops, ecn};
 use godwit_core::tunnel::header::{HEADER_LEN, Kind};
 use godwit_core::tunnel::width::Word;
-use godwit_core::tunnel::{Control, Header, KeyId};
+use godwit_core::tunnel::{Control, Header};
 use godwit_core::wire;
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -36,7 +36,6 @@ pub(super) fn run(shared: &Shared, worker: &Worker, number: usize) {
         keys: shared.keys.snapshot(),
         outbox: Outbox::new(shared.batching),
         gather: Gather::new(shared.tun.takes_udp_trains()),
-        first: None,
     };
     let socket = shared.sockets.get(number);
     worker.run(socket.as_fd(), &shared.stop, || {
@@ -64,8 +63,6 @@ struct State<'a> {
     keys: Snapshot,
     outbox: Outbox,
     gather: Gather,
-    /// How the first packet of what is gathered came.
-    first: Option<(Header, SocketAddr)>,
 }
 
 impl State<'_> {
@@ -140,19 +137,10 @@ impl State<'_> {
             true => Offload::unsummed(packet.payload, packet.protocol),
             false => Offload::default(),
         };
-        let opened = Opened { place: place.clone(), packet, unsummed: header.unsummed };
-        if self.came_as_the_first(header, arrival) && self.gather.append(memory, &opened) {
-            return Ok(());
-        }
-        let bytes = &memory[place.clone()];
         let passing =
             Passing { packet, bytes, count: 1, relayed: header.relayed, before: header.before, offload };
         match self.shared.steer.inward(header.key, arrival.from, &passing) {
-            Inward::Deliver => {
-                self.flush(memory);
-                self.gather.begin(memory, opened);
-                self.first = Some((*header, arrival.from));
-            }
+            Inward::Deliver => self.deliver(memory, Opened { place, packet, unsummed: header.unsummed }),
             Inward::Relay { key, to, before } => {
                 let way = Way { key, to, before, relayed: true };
                 if header.relayed && (header.before.is_none() || before.is_some()) {
@@ -166,14 +154,12 @@ impl State<'_> {
         Ok(())
     }
 
-    /// Whether the owner, who let the first packet of a train through, has said it of those that follow
-    /// it too: they came the same way. It has a say again with the next batch.
-    fn came_as_the_first(&self, header: &Header, arrival: &Arrival) -> bool {
-        let alike = |first: &Header| {
-            (first.key, first.relayed, first.before) == (header.key, header.relayed, header.before)
-        };
-        self.shared.batching
-            && self.first.as_ref().is_some_and(|(first, from)| alike(first) && *from == arrival.from)
+    fn deliver(&mut self, memory: &mut [u8], opened: Opened) {
+        if self.shared.batching && self.gather.append(memory, &opened) {
+            return;
+        }
+        self.flush(memory);
+        self.gather.begin(memory, opened);
     }
 
     /// Gives the kernel what was gathered.

@@ -57,22 +57,15 @@ pub(super) struct Owned {
 impl Owned {
     /// None, on the interface with this number. What an earlier process left is removed.
     pub(super) fn new(interface: u32, mtu: u16) -> io::Result<Owned> {
-        let mut owned = Owned {
-            netlink: Netlink::open()?,
-            interface,
-            mtu,
-            fits: mtu,
-            way_out: BTreeMap::new(),
-            homes: BTreeMap::new(),
-            left: false,
-        };
+        let mut owned = Owned::adopt(interface, mtu, BTreeMap::new())?;
         owned.clear()?;
         Ok(owned)
     }
 
     /// Those that another process left here, with its rules and routes.
     pub(super) fn adopt(interface: u32, mtu: u16, homes: BTreeMap<HomeAddress, Way>) -> io::Result<Owned> {
-        Ok(Owned { netlink: Netlink::open()?, interface, mtu, homes, left: false })
+        let netlink = Netlink::open()?;
+        Ok(Owned { netlink, interface, mtu, fits: mtu, way_out: BTreeMap::new(), homes, left: false })
     }
 
     /// Leaves them on the host, for a process that [adopts](Owned::adopt) them.

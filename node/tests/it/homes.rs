@@ -10,13 +10,14 @@ mod world;
 
 use crate::network::until;
 use godwit_core::flow::select;
+use godwit_core::key::MemberId;
 use godwit_node::admin::api;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
-use world::{Node, World, echo, in_namespaces, served};
+use world::{Node, NodeHost, World, echo, in_namespaces, served};
 
 const HOME4: &str = "192.0.2.1:7000";
 

@@ -1,5 +1,6 @@
 //! The fuzzer's messages about home addresses, in every run of the tests.
 
+#[allow(unreachable_pub, reason = "the fuzzer's own module")]
 #[path = "../../../fuzz/properties/mobility.rs"]
 mod mobility;
 
