@@ -65,14 +65,16 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut server, _) = listener.accept().unwrap();
-        for _ in 0..10 {
+        // Within a host times can be so much alike that their variance rounds to nothing: not for long.
+        let measured = (0..1000).find_map(|_| {
             client.write_all(b"ping").unwrap();
             let mut bytes = [0; 4];
             server.read_exact(&mut bytes).unwrap();
             server.write_all(b"pong").unwrap();
             client.read_exact(&mut bytes).unwrap();
-        }
-        let rtt = rtt(&server).unwrap();
+            rtt(&server)
+        });
+        let rtt = measured.unwrap();
         assert!(rtt > Duration::ZERO && rtt < Duration::from_secs(1), "{rtt:?}");
     }
 
