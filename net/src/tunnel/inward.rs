@@ -16,7 +16,6 @@ use godwit_core::tunnel::width::Word;
 use godwit_core::tunnel::{Control, Header};
 use godwit_core::wire;
 use std::io::IoSlice;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
