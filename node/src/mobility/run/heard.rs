@@ -31,7 +31,7 @@ impl Running {
         let Some(tunnel) = &mut self.tunnel else { return };
         match *message {
             Message::Acknowledgement(answer) => tunnel.bindings.acknowledged(from, answer),
-            Message::FlowsBound(answer) => tunnel.updates.bound(from, &answer),
+            Message::FlowsBound(answer) => tunnel.updates.bound(clock::now(), from, &answer),
             Message::RelayWanted => self.relay_wanted(from),
             Message::Relay(relay) => self.relay_told(from, &relay),
             Message::Handoff(message) => {

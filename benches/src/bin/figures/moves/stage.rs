@@ -52,6 +52,19 @@ pub(crate) struct Told {
     pub(crate) kept: BTreeMap<String, usize>,
 }
 
+/// Of what `godwit status` tells of a node.
+#[derive(Deserialize)]
+struct Bindings {
+    home_bindings: Vec<Binding>,
+}
+
+#[derive(Deserialize)]
+struct Binding {
+    home: IpAddr,
+    state: String,
+    draining: bool,
+}
+
 /// See the module.
 pub(crate) struct Stage<'a> {
     bed: &'a Bed<'a>,
@@ -239,6 +252,7 @@ impl<'a> Stage<'a> {
         let from = self.at.get(&name).copied().unwrap_or(self.first);
         let to = (from + 1) % self.nodes.len();
         let (giver, taker) = (&self.nodes[from], &self.nodes[to]);
+        self.until("the next node is bound", || self.is_bound(taker, name))?;
         let mut moving = self.bed.godwit_in(&giver.name);
         moving.args(["move", name.0, "--to", &taker.name, "--json", "--data-dir"]).arg(&giver.data_dir);
         let output = moving.stdin(Stdio::null()).output()?;
@@ -251,6 +265,18 @@ impl<'a> Stage<'a> {
             self.at.insert(name, to);
         }
         Ok(told)
+    }
+
+    /// Whether packets to a name's addresses can be led to a node: it has served the name again for seconds only.
+    fn is_bound(&self, node: &Host, name: Name) -> Result<bool> {
+        let mut status = self.bed.godwit_in(&node.name);
+        status.args(["status", "--json", "--data-dir"]).arg(&node.data_dir).stdin(Stdio::null());
+        let status: Bindings = serde_json::from_slice(&status.output()?.stdout)?;
+        let carries = |home: &IpAddr| {
+            let up = |one: &Binding| one.home == *home && one.state == "up" && !one.draining;
+            status.home_bindings.iter().any(up)
+        };
+        Ok(name.homes().iter().all(carries))
     }
 
     /// Connections of the client's that were reset.
