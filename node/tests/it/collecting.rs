@@ -263,6 +263,11 @@ async fn what_came_for_a_version_that_never_came_goes_everywhere() {
         let stored = metrics.lines().find_map(|line| line.strip_prefix("godwit_store_objects "));
         stored.unwrap().parse::<usize>().unwrap()
     };
+    until("the two know each other", || async {
+        one.client().status().await.unwrap().connected == 1
+            && two.client().status().await.unwrap().connected == 1
+    })
+    .await;
     until("the objects to be fetched before their version", || async {
         // Whoever is not connected yet hears nothing: it is sent again.
         let objects: Vec<_> = tree.objects.values().cloned().map(Ok).collect();
