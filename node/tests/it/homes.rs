@@ -86,16 +86,21 @@ async fn until_bindings(node: &Node, what: &str, wanted: impl Fn(&api::HomeBindi
 
 /// Two nodes, each with a program behind the home address; new flows go to the first.
 fn game_at_both() -> World {
+    game_at(&["a", "b"]).0
+}
+
+/// The game is granted and served at these nodes, and packets go to a; and its addresses.
+fn game_at(nodes: &[&'static str]) -> (World, Vec<SocketAddr>) {
     let mut world = World::new();
-    world.grant("game");
-    world.start_node("a");
-    world.start_node("b");
-    for (node, name) in [(&world.a, "a"), (&world.b, "b")] {
+    let homes = world.grant("game");
+    nodes.iter().for_each(|name| world.start_node(name));
+    for name in nodes {
+        let node = if *name == "a" { &world.a } else { &world.b };
         echo(node, name, "127.0.0.1:7007");
         node.run(|node| async move { served(&node, "game", Some("127.0.0.1:7007")).await });
     }
     world.choose(&world.a);
-    world
+    (world, homes)
 }
 
 #[test]
@@ -103,12 +108,7 @@ fn replies_go_directly_once_proved_and_through_the_tunnel_where_they_are_filtere
     in_namespaces(
         "homes::replies_go_directly_once_proved_and_through_the_tunnel_where_they_are_filtered",
         || {
-            let mut world = World::new();
-            let homes = world.grant("game");
-            world.start_node("a");
-            echo(&world.a, "a", "127.0.0.1:7007");
-            world.a.run(|node| async move { served(&node, "game", Some("127.0.0.1:7007")).await });
-            world.choose(&world.a);
+            let (world, homes) = game_at(&["a"]);
             for home in &homes {
                 let home = *home;
                 let answer = world.client.run(async move { ask_udp(&udp(home).await, "hello").await });
@@ -162,12 +162,7 @@ fn replies_go_directly_once_proved_and_through_the_tunnel_where_they_are_filtere
 #[test]
 fn an_address_change_in_mid_flow_is_survived_and_so_is_a_tunnel_that_is_cut() {
     in_namespaces("homes::an_address_change_in_mid_flow_is_survived_and_so_is_a_tunnel_that_is_cut", || {
-        let mut world = World::new();
-        world.grant("game");
-        world.start_node("a");
-        echo(&world.a, "a", "127.0.0.1:7007");
-        world.a.run(|node| async move { served(&node, "game", Some("127.0.0.1:7007")).await });
-        world.choose(&world.a);
+        let (mut world, _) = game_at(&["a"]);
         let mut stream = world.client.run(tcp(home(HOME4)));
         let socket = world.client.run(async { udp(home(HOME4)).await });
         let (answer, datagram, mut stream, socket) = world.client.run(async move {
@@ -357,12 +352,7 @@ fn a_name_moves_with_its_udp_flows_and_a_node_that_starts_anew_is_bound_again() 
 #[test]
 fn another_process_follows_and_clients_do_not_notice() {
     in_namespaces("homes::another_process_follows_and_clients_do_not_notice", || {
-        let mut world = World::new();
-        world.grant("game");
-        world.start_node("a");
-        echo(&world.a, "a", "127.0.0.1:7007");
-        world.a.run(|node| async move { served(&node, "game", Some("127.0.0.1:7007")).await });
-        world.choose(&world.a);
+        let (world, _) = game_at(&["a"]);
         let mut stream = world.client.run(tcp(home(HOME4)));
         let ask = |stream: TcpStream, words: &'static str| {
             world.client.run(async move {
