@@ -22,7 +22,7 @@ use godwit_core::mobility::{FlowsBound, Message};
 use godwit_core::time::Time;
 use godwit_core::tunnel::TunnelKey;
 use godwit_map::{Generation, Shared};
-use godwit_net::handed::Estate;
+use godwit_net::estate::Estate;
 use godwit_net::tunnel::{self, Engine, Side, cipher_for};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};

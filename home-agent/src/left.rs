@@ -15,20 +15,14 @@ use godwit_core::announce::Announcer;
 use godwit_core::binding::cache::Cache;
 use godwit_core::flow::table::FlowTable;
 use godwit_core::time::Time;
-use godwit_core::wire;
-use godwit_net::handed::Estate;
+use godwit_net::estate::Estate;
 use godwit_net::tunnel::{KeyLeft, Left as TunnelLeft};
 use serde::{Deserialize, Serialize};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 /// Changes with what stands below: another one is not read.
 const VERSION: u8 = 1;
-
-/// Two processes' clocks differ by no more than they drift while one runs; otherwise somebody has set the
-/// time, and no deadline would hold.
-const CLOCKS_DIFFER_MAX: Duration = Duration::from_secs(1);
 
 /// What the machines have in memory, and what was done by them.
 #[derive(Debug, Serialize, Deserialize)]
@@ -43,7 +37,6 @@ pub(crate) struct Life {
 
 #[derive(Serialize, Deserialize)]
 struct Left {
-    at: Time,
     interface: String,
     mtu: u16,
     listen: Vec<SocketAddr>,
@@ -64,7 +57,6 @@ pub(crate) struct Resumed {
 pub(crate) fn leave(now: Time, config: &Config, tunnel: TunnelLeft, life: Life) -> Estate {
     let TunnelLeft { keys, device, sockets } = tunnel;
     let left = Left {
-        at: now,
         interface: config.interface.clone(),
         mtu: config.mtu,
         listen: config.listen.clone(),
@@ -72,26 +64,17 @@ pub(crate) fn leave(now: Time, config: &Config, tunnel: TunnelLeft, life: Life) 
         keys,
         life,
     };
-    let mut bytes = vec![VERSION];
-    bytes.extend(wire::encode(&left));
-    Estate { bytes, descriptors: device.into_iter().chain(sockets).collect() }
+    Estate::leave(now, VERSION, &left, device.into_iter().chain(sockets).collect())
 }
 
 /// What another process has left, where it can be gone on with; otherwise why not.
 pub(crate) fn resume(now: Time, config: &Config, estate: Estate) -> Result<Resumed, String> {
-    let left: Left = match estate.bytes.split_first() {
-        Some((&VERSION, rest)) => wire::decode(rest, Estate::LEN_MAX).map_err(|error| error.to_string())?,
-        _ => return Err("it is another version's".into()),
-    };
+    let (left, mut descriptors) = estate.take::<Left>(now, VERSION).map_err(|error| error.to_string())?;
     if (&left.interface, left.mtu, &left.listen) != (&config.interface, config.mtu, &config.listen)
         || left.queues != config.queues
     {
         return Err("the configuration is another one".into());
     }
-    if now.since(left.at).max(left.at.since(now)) > CLOCKS_DIFFER_MAX {
-        return Err("the clock was set, or it came late".into());
-    }
-    let mut descriptors = estate.descriptors.into_iter();
     let device: Vec<OwnedFd> = descriptors.by_ref().take(left.queues).collect();
     let sockets: Vec<UdpSocket> = descriptors.map(UdpSocket::from).collect();
     if sockets.is_empty() {

@@ -18,7 +18,7 @@ use godwit_core::binding::{Incarnation, Pace};
 use godwit_core::flow::table::FlowTable;
 use godwit_core::time::Time;
 use godwit_map::Shared;
-use godwit_net::handed::Estate;
+use godwit_net::estate::Estate;
 use godwit_net::tunnel::{self, Engine, Side, Tun, TunConfig};
 use prometheus_client::registry::Registry;
 use std::io;

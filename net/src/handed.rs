@@ -7,22 +7,6 @@ use crate::namespace::check;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What a process leaves to the one that follows it, at the last moment: whoever made it reads it.
-#[derive(Debug)]
-pub struct Estate {
-    /// What is to be known.
-    pub bytes: Vec<u8>,
-    /// Open descriptors, in the order that `bytes` speaks of.
-    pub descriptors: Vec<OwnedFd>,
-}
-
-impl Estate {
-    /// The longest that is taken, bytes: a home agent's flow bindings, all of them, fit.
-    pub const LEN_MAX: usize = 64 << 20;
-    /// Most descriptors that are taken: listening sockets, and the sessions of datagrams.
-    pub const DESCRIPTORS_MAX: usize = 8192;
-}
-
 /// The first descriptor (SD_LISTEN_FDS_START).
 const FIRST: RawFd = 3;
 /// More than this no unit passes.

@@ -7,6 +7,7 @@
 #![allow(unexpected_cfgs, reason = "cargo-fuzz sets `fuzzing`")]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+pub mod estate;
 pub mod handed;
 pub mod memory;
 pub mod namespace;

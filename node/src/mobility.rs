@@ -74,7 +74,7 @@ use godwit_core::handoff::Message;
 use godwit_core::key::MemberId;
 use godwit_core::name::SiteName;
 use godwit_core::time::Time;
-use godwit_net::handed::Estate;
+use godwit_net::estate::Estate;
 use run::Running;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

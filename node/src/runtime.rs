@@ -34,7 +34,7 @@ use crate::snapshot::Snapshot;
 use godwit_core::agreement::Setting;
 use godwit_core::certificate::MemberCertificate;
 use godwit_core::member::{Input, State, Timing};
-use godwit_net::handed::Estate;
+use godwit_net::estate::Estate;
 use godwit_overlay::Overlay;
 use godwit_store::Store;
 use hands::Hands;

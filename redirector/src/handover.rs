@@ -31,7 +31,8 @@
 
 use crate::listeners::Descriptors;
 use crate::sockets::{Open, Purpose};
-use godwit_net::handed::{self, Estate};
+use godwit_net::estate::Estate;
+use godwit_net::handed;
 use rustix::cmsg_space;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,

@@ -72,7 +72,7 @@ pub use asking::Asking;
 pub use config::{Config, Limits, SecondaryConfig, TlsConfig, TransferConfig};
 pub use decisions::DecisionsConfig;
 pub use godwit_dns_plugin::{SharedView, Zone};
-pub use godwit_net::handed::Estate;
+pub use godwit_net::estate::Estate;
 pub use handover::{Inherited, Leave, LetGo, Succession, Successors};
 pub use manners::CookieError;
 pub use monitor::Monitor;

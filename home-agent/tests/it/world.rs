@@ -11,7 +11,7 @@ use godwit_core::mobility::Message;
 use godwit_core::time::Time;
 use godwit_home_agent::{Config, Heard, Peers, Running, Settings, View, World, start};
 use godwit_map::{Generation, GeoDb, Health, HomeInput, Inputs, MemberInput, Service, Shared};
-use godwit_net::handed::Estate;
+use godwit_net::estate::Estate;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use std::collections::{BTreeMap, BTreeSet};

@@ -19,7 +19,7 @@ use godwit_core::flow::FlowKey;
 use godwit_core::key::MemberId;
 use godwit_core::mobility::Message;
 use godwit_core::time::Time;
-use godwit_net::handed::Estate;
+use godwit_net::estate::Estate;
 use godwit_net::tunnel::Event;
 use std::collections::BTreeSet;
 use std::sync::Arc;

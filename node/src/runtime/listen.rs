@@ -5,7 +5,7 @@ use super::StartError;
 use crate::config::Config;
 use crate::datadir::DataDir;
 use crate::http;
-use godwit_net::handed::Estate;
+use godwit_net::estate::Estate;
 use socket2::{SockRef, Type};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

@@ -21,30 +21,22 @@ use crate::mobility::relays::Relays;
 use crate::mobility::services::{ServiceLeft, SocketLeft};
 use crate::mobility::steer::NodeSteer;
 use crate::mobility::view::View;
-use godwit_core::time::Time;
 use godwit_core::tunnel::header::INNER_MTU;
-use godwit_core::wire;
-use godwit_net::handed::Estate;
+use godwit_net::estate::Estate;
 use godwit_net::tunnel::{Config as EngineConfig, Engine, KeyLeft, Left as TunnelLeft, Side, Tun};
 use serde::{Deserialize, Serialize};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Changes with what stands below: another one is not read.
 const VERSION: u8 = 1;
 
-/// Two processes' clocks differ by no more than they drift while one runs; otherwise somebody has set the
-/// time, and no deadline would hold.
-const CLOCKS_DIFFER_MAX: Duration = Duration::from_secs(1);
-
 /// What is left, beside descriptors: those of the device, of the tunnel's sockets, and of what listens, each
 /// followed by its sessions'.
 #[derive(Serialize, Deserialize)]
 struct Left {
-    at: Time,
     interface: String,
     port: u16,
     queues: usize,
@@ -91,7 +83,6 @@ impl Running {
             }
         };
         let left = Left {
-            at: clock::now(),
             interface: self.start.config.interface.clone(),
             port: self.start.config.port,
             queues: device.len(),
@@ -103,14 +94,12 @@ impl Running {
             services: self.services.leave(),
             listening: listening.iter().map(face).collect(),
         };
-        let mut bytes = vec![VERSION];
-        bytes.extend(wire::encode(&left));
         let listening = listening.into_iter().flat_map(|one| {
             std::iter::once(one.socket).chain(one.sessions.into_iter().map(|(_, socket)| socket))
         });
         let descriptors: Vec<OwnedFd> = device.into_iter().chain(sockets).chain(listening).collect();
         tracing::info!(descriptors = descriptors.len(), "home addresses are another process's from now on");
-        Some(Estate { bytes, descriptors })
+        Some(Estate::leave(clock::now(), VERSION, &left, descriptors))
     }
 
     /// The process before has left this, or nothing; what is served is served from now on.
@@ -126,16 +115,11 @@ impl Running {
     }
 
     fn resume(&mut self, estate: Estate) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let left = decode(&estate.bytes)?;
-        let now = clock::now();
+        let (left, mut descriptors) = estate.take::<Left>(clock::now(), VERSION)?;
         let config = &self.start.config;
         if (&left.interface, left.port) != (&config.interface, config.port) {
             return Err("the configuration is another one".into());
         }
-        if now.since(left.at).max(left.at.since(now)) > CLOCKS_DIFFER_MAX {
-            return Err("the clock was set, or it came late".into());
-        }
-        let mut descriptors = estate.descriptors.into_iter();
         let device: Vec<OwnedFd> = descriptors.by_ref().take(left.queues).collect();
         let sockets: Vec<UdpSocket> = descriptors.by_ref().take(left.sockets).map(UdpSocket::from).collect();
         let listening = listening(left.listening, descriptors)?;
@@ -159,13 +143,6 @@ impl Running {
 
 fn face(left: &SocketLeft) -> (bool, SocketAddr, Vec<SocketAddr>) {
     (left.is_tcp, left.at, left.sessions.iter().map(|(client, _)| *client).collect())
-}
-
-fn decode(bytes: &[u8]) -> Result<Left, Box<dyn std::error::Error + Send + Sync>> {
-    match bytes.split_first() {
-        Some((&VERSION, rest)) => Ok(wire::decode(rest, Estate::LEN_MAX)?),
-        _ => Err("it is another version's".into()),
-    }
 }
 
 /// The sockets that listen, with their sessions.
