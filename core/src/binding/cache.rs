@@ -16,7 +16,7 @@
 //! | | begins | ends |
 //! |---|---|---|
 //! | unproved | an update with a care-of address that is not the one in use | its cookie comes back |
-//! | up | its cookie came back, or two probes in a row were answered | three probes in a row were not |
+//! | up | its cookie came back, or two probes in a row were answered; or the member greets from a new binding for an address that another of its bindings has proved | three probes in a row were not |
 //! | lost | three probes in a row were not answered | two were, or a cookie came back |
 //!
 //! All end with the lifetime. While a new care-of address is unproved the old one stays in use, as
@@ -33,7 +33,7 @@ pub use io::{Binding, Counts, Input, Output, State};
 
 use super::message::{BindingAcknowledgement, BindingUpdate, Status, TUNNELS_MAX};
 use super::path::{Pace, Path, Step};
-use super::{Anchor, CareOf, HomeAddress, Incarnation, Lifetime, Order};
+use super::{Anchor, BindingId, CareOf, HomeAddress, Incarnation, Lifetime, Order};
 use crate::key::MemberId;
 use crate::time::Time;
 use crate::tunnel::{Control, Cookie, KeyId, Secret, TunnelKey};
@@ -75,7 +75,7 @@ pub struct Cache {
     /// The highest order accepted, of bindings that ended too.
     floors: BTreeMap<Anchor, Order>,
     keys: BTreeMap<KeyId, Anchor>,
-    allowances: BTreeMap<MemberId, Allowance>,
+    allowances: BTreeMap<Anchor, Allowance>,
     wakes: BTreeSet<(Time, Anchor)>,
     /// So many numbers were given to keys and cookies: none twice.
     numbers: u32,
@@ -186,15 +186,15 @@ impl Cache {
     }
 
     fn update(&mut self, now: Time, from: MemberId, update: BindingUpdate) {
-        if !self.may_speak(now, from) {
-            self.counts.too_often += 1;
-            return;
-        }
         if update.check().is_err() {
             self.counts.malformed += 1;
             return;
         }
         let anchor = Anchor { member: from, id: update.id };
+        if !self.may_speak(now, anchor) {
+            self.counts.too_often += 1;
+            return;
+        }
         let status = self.judge(anchor, &update);
         let count = match status {
             Status::Accepted => &mut self.counts.accepted,
@@ -259,14 +259,16 @@ impl Cache {
         homes.iter().filter(|home| self.allowed.contains(&(**home, member))).copied().collect()
     }
 
-    fn may_speak(&mut self, now: Time, member: MemberId) -> bool {
+    /// The rate is each binding's own (RFC 6275, 12 has it for a home address): a name that drains and comes
+    /// back changes all bindings of its node at once, and none of them may wait for the others.
+    fn may_speak(&mut self, now: Time, anchor: Anchor) -> bool {
         if self.allowances.len() >= BINDINGS_MAX {
             self.allowances.retain(|_, allowance| allowance.full_at > now);
         }
-        if self.allowances.len() >= BINDINGS_MAX && !self.allowances.contains_key(&member) {
+        if self.allowances.len() >= BINDINGS_MAX && !self.allowances.contains_key(&anchor) {
             return false;
         }
-        self.allowances.entry(member).or_insert(Allowance { full_at: now }).take(now)
+        self.allowances.entry(anchor).or_insert(Allowance { full_at: now }).take(now)
     }
 
     fn bind(&mut self, now: Time, anchor: Anchor, homes: Vec<HomeAddress>, update: BindingUpdate) {
@@ -363,7 +365,7 @@ impl Cache {
         let Some(anchor) = self.keys.get(&key).copied() else { return };
         self.change(anchor, |cache, entry| {
             match control {
-                Some(Control::Hello) => cache.challenge(entry, from),
+                Some(Control::Hello) => cache.challenge(now, anchor, entry, from),
                 Some(Control::Echo(cookie)) => cache.echoed(now, entry, cookie),
                 Some(Control::Alive(number)) => {
                     if let Some(place) = &mut entry.place {
@@ -379,8 +381,9 @@ impl Cache {
         });
     }
 
-    /// Sends the cookie to the address that is to be proved.
-    fn challenge(&mut self, entry: &mut Entry, from: SocketAddr) {
+    /// Sends the cookie to the address that is to be proved. Where another binding of the same process has
+    /// proved it, it is in use meanwhile: that the node greets shows that it has the key.
+    fn challenge(&mut self, now: Time, anchor: Anchor, entry: &mut Entry, from: SocketAddr) {
         let Some(proof) = &mut entry.proof else { return };
         if proof.tries >= PROOF_TRIES {
             return;
@@ -389,6 +392,20 @@ impl Cache {
         let to = *proof.address.get_or_insert(from);
         proof.tries += 1;
         self.outputs.push_back(Output::Send { key: entry.key, to, control: Control::Cookie(proof.cookie) });
+        if !entry.uses(to) && self.is_proved(anchor.member, entry.epoch, to) {
+            entry.place = Some(Place { address: to, path: Path::new(now), proved: false });
+        }
+    }
+
+    /// Whether a binding of this process of a member has proved an address with a cookie of its own, and its
+    /// last probe was answered. What others have proved is no proof for third ones, or two bindings could
+    /// keep each other alive at an address where nobody receives.
+    fn is_proved(&self, member: MemberId, epoch: u32, address: SocketAddr) -> bool {
+        let all = Anchor { member, id: BindingId(0) }..=Anchor { member, id: BindingId(u8::MAX) };
+        self.entries.range(all).any(|(_, entry)| {
+            let place = entry.place.as_ref().filter(|place| place.address == address && place.proved);
+            entry.epoch == epoch && place.is_some_and(|place| place.path.is_well())
+        })
     }
 
     fn echoed(&mut self, now: Time, entry: &mut Entry, cookie: Cookie) {
@@ -398,7 +415,10 @@ impl Cache {
             return;
         };
         self.counts.proved += 1;
-        entry.place = Some(Place { address, path: Path::new(now, &self.pace) });
+        match &mut entry.place {
+            Some(place) if place.address == address && place.path.is_up() => place.proved = true,
+            _ => entry.place = Some(Place { address, path: Path::new(now), proved: true }),
+        }
     }
 
     /// A node speaks from a home address that it serves: it is told, where it is proved to receive.
@@ -418,7 +438,7 @@ impl Cache {
         }
         entry.followed = Some(now);
         entry.proof = Some(self.proof(anchor, Some(from)));
-        self.challenge(entry, from);
+        self.challenge(now, anchor, entry, from);
     }
 
     /// Changes an entry, and says so where others see it.

@@ -58,9 +58,9 @@ pub(super) struct Path {
 }
 
 impl Path {
-    /// One that has just been proved.
-    pub(super) fn new(now: Time, pace: &Pace) -> Path {
-        Path { up: true, number: 0, sent: None, answered: 0, streak: 0, next: now + pace.interval }
+    /// One that is in use from now on. It is probed at once: so the node hears that it is.
+    pub(super) fn new(now: Time) -> Path {
+        Path { up: true, number: 0, sent: None, answered: 0, streak: 0, next: now }
     }
 
     /// One of which nothing is known: lost until it answers.
@@ -70,6 +70,11 @@ impl Path {
 
     pub(super) fn is_up(&self) -> bool {
         self.up
+    }
+
+    /// Whether it is up, and nothing was missed lately.
+    pub(super) fn is_well(&self) -> bool {
+        self.up && self.streak == 0
     }
 
     /// When [`Path::step`] is to be called.
@@ -142,7 +147,7 @@ mod tests {
 
     impl Run {
         fn new() -> Run {
-            let path = Path::new(Time::default(), &Pace::default());
+            let path = Path::new(Time::default());
             Run { path, now: 0, pending: vec![], losses: vec![], returns: vec![] }
         }
 
@@ -201,7 +206,7 @@ mod tests {
     #[test]
     fn who_stood_still_blames_nobody() {
         let pace = Pace::default();
-        let mut path = Path::new(Time::default(), &pace);
+        let mut path = Path::new(Time::default());
         let mut now = 0;
         for _ in 0..50 {
             now += 5_000;
@@ -213,7 +218,7 @@ mod tests {
     #[test]
     fn old_and_invented_answers_do_not_count() {
         let pace = Pace::default();
-        let mut path = Path::new(Time::default(), &pace);
+        let mut path = Path::new(Time::default());
         let mut lost = false;
         for at in 1..=10 {
             let step = path.step(Time::from_millis(at * 600), &pace, Time::default());

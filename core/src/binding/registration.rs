@@ -68,7 +68,7 @@ pub enum Input {
     Service(Service),
     /// A stream to this home agent has been opened: it may be new, or have forgotten everything.
     Connected(MemberId),
-    /// A home agent answered.
+    /// A home agent answered, this machine or another one of the same node.
     Acknowledged {
         /// Which: the stream has proved it.
         from: MemberId,
@@ -171,16 +171,18 @@ struct Side {
     probed: Option<Time>,
     /// The address is another one than was proved.
     moved: bool,
+    /// The home agent has accepted what holds now: nothing changed since.
+    is_known: bool,
     /// The address went away: one more update, to say so.
     leaving: bool,
 }
 
 impl Side {
-    fn new(now: Time) -> Side {
-        Side {
-            incarnation: None,
+    fn new(now: Time, incarnation: Option<Incarnation>, sent: Option<Time>) -> Side {
+        let mut side = Side {
+            incarnation,
             due: now,
-            sent: None,
+            sent,
             awaited: None,
             wait: WAIT_FIRST,
             granted: None,
@@ -188,12 +190,16 @@ impl Side {
             hello: None,
             probed: None,
             moved: false,
+            is_known: false,
             leaving: false,
-        }
+        };
+        side.soon(now);
+        side
     }
 
     /// An update is due as soon as the pace allows.
     fn soon(&mut self, now: Time) {
+        self.is_known = false;
         self.wait = WAIT_FIRST;
         self.due = self.sent.map_or(now, |sent| now.max(sent + UPDATE_PAUSE));
     }
@@ -215,6 +221,10 @@ pub struct Registration {
     home_agents: BTreeSet<MemberId>,
     offers: BTreeMap<BindingId, Offer>,
     service: Service,
+    /// The lives of the home agents, as they said last: what is bound anew need not ask.
+    lives: BTreeMap<MemberId, Incarnation>,
+    /// When the last updates of bindings that ended were sent: what is bound anew keeps their pace.
+    paces: BTreeMap<(MemberId, BindingId), Time>,
     sides: BTreeMap<(MemberId, BindingId), Side>,
     random: Random,
     #[serde(skip)]
@@ -230,6 +240,8 @@ impl Registration {
             home_agents: BTreeSet::new(),
             offers: BTreeMap::new(),
             service: Service::Open,
+            lives: BTreeMap::new(),
+            paces: BTreeMap::new(),
             sides: BTreeMap::new(),
             random: Random::new(seed),
             outputs: VecDeque::new(),
@@ -254,6 +266,8 @@ impl Registration {
                 }
                 // What is no home agent any more is not told: its bindings end by themselves.
                 self.sides.retain(|(home_agent, _), _| home_agents.contains(home_agent));
+                self.lives.retain(|home_agent, _| home_agents.contains(home_agent));
+                self.paces.retain(|(home_agent, _), _| home_agents.contains(home_agent));
                 self.home_agents = home_agents;
             }
             Input::CareOf { id, offer } => self.offer(now, id, offer),
@@ -266,7 +280,12 @@ impl Registration {
             Input::Connected(home_agent) => {
                 self.sides_of(home_agent).for_each(|(_, side)| side.soon(now));
             }
-            Input::Acknowledged { from, acknowledgement } => self.acknowledged(now, from, acknowledgement),
+            Input::Acknowledged { from, acknowledgement } => {
+                if self.home_agents.contains(&from) {
+                    self.lives.insert(from, acknowledgement.incarnation);
+                }
+                self.acknowledged(now, from, acknowledgement);
+            }
             Input::Heard { from, id, key, control } => self.heard(now, (from, id), key, control),
             Input::Timer => {}
         }
@@ -287,6 +306,12 @@ impl Registration {
     /// The home agents that send packets to each care-of address now.
     pub fn carried(&self) -> impl Iterator<Item = (MemberId, BindingId)> {
         self.sides.iter().filter(|(_, side)| side.probed.is_some()).map(|(key, _)| *key)
+    }
+
+    /// Whether a home agent sends packets here for what is to be bound now.
+    pub fn is_known_to(&self, home_agent: &MemberId) -> bool {
+        let mut sides = self.sides.iter().filter(|((of, _), _)| of == home_agent);
+        sides.any(|(_, side)| side.probed.is_some() && side.is_known)
     }
 
     fn sides_of(
@@ -321,7 +346,9 @@ impl Registration {
         }
         for home_agent in &self.home_agents {
             for id in self.offers.keys() {
-                self.sides.entry((*home_agent, *id)).or_insert_with(|| Side::new(now));
+                let (life, sent) = (self.lives.get(home_agent), self.paces.get(&(*home_agent, *id)));
+                let new = || Side::new(now, life.copied(), sent.copied());
+                self.sides.entry((*home_agent, *id)).or_insert_with(new);
             }
         }
     }
@@ -359,6 +386,7 @@ impl Registration {
                     let third = lifetime.duration() / 3;
                     side.due = (now + self.random.around(third)).max(now + UPDATE_PAUSE);
                     side.granted = Some(now + lifetime.duration());
+                    side.is_known = true;
                     if let Some(key) = key {
                         self.keyed(now, (from, id), key);
                     }
@@ -410,7 +438,11 @@ impl Registration {
     }
 
     fn left(&mut self, home_agent: MemberId, id: BindingId) {
-        if self.sides.remove(&(home_agent, id)).is_some_and(|side| side.probed.is_some()) {
+        let Some(side) = self.sides.remove(&(home_agent, id)) else { return };
+        if let Some(sent) = side.sent {
+            self.paces.insert((home_agent, id), sent);
+        }
+        if side.probed.is_some() {
             self.outputs.push_back(Output::Carries { home_agent, id, carries: false });
         }
     }

@@ -4,7 +4,8 @@
 //! One [`Registration`] has the home addresses that take new flows, the other those that only keep old
 //! ones: a binding says one of both for all its home addresses, and a service may be drained alone. Each
 //! has care-of addresses of its own number; to a home agent they are a member's several bindings
-//! (RFC 5648). A home address that goes over from one to the other is in both until the new one carries.
+//! (RFC 5648). A home address that goes over from one to the other is in both until the new one carries at
+//! each home agent where the old one does.
 
 mod homes;
 mod left;

@@ -125,8 +125,14 @@ impl Services {
         if self.served.len() >= SERVED_MAX && !self.served.contains_key(&serving.name) {
             return Err(format!("a node serves at most {SERVED_MAX} names"));
         }
-        let same = self.served.get(&serving.name).is_some_and(|served| served.serving == serving);
-        if same {
+        let known = self.served.get_mut(&serving.name);
+        if let Some(served) = known.filter(|served| served.serving.mode == serving.mode) {
+            // What was moved away comes back: its sockets, its connections and what is known of the program
+            // are the same.
+            if !serving.moved_away {
+                served.drain_until = None;
+            }
+            served.serving = serving;
             return Ok(());
         }
         let mut served = Served {

@@ -286,6 +286,18 @@ fn reaches(node: &NodeHost, what: &'static str, other: MemberId) {
     });
 }
 
+/// Moves a name from a node to another, once that is known to be ready.
+async fn moves(node: &Node, name: &str, to: &str) -> api::Moved {
+    let client = node.runtime().client();
+    until("the other is known to serve", || async {
+        let status = client.status().await;
+        status.is_ok_and(|status| status.members.iter().any(|member| member.name == to && member.ready))
+    })
+    .await;
+    let wanted = api::Move { name: name.into(), to: to.into(), deadline_secs: 600 };
+    client.move_to(&wanted).await.unwrap()
+}
+
 #[test]
 fn a_name_moves_with_its_udp_flows_and_a_node_that_starts_anew_is_bound_again() {
     in_namespaces(
@@ -300,18 +312,7 @@ fn a_name_moves_with_its_udp_flows_and_a_node_that_starts_anew_is_bound_again() 
                 world.client.run(async move { (ask_tcp(&mut stream, "one").await, stream) });
             assert_eq!(answer.unwrap(), "a one");
 
-            let wanted = api::Move { name: "game".into(), to: "b".into(), deadline_secs: 600 };
-            let moved = world.a.run(|node| async move {
-                let client = node.runtime().client();
-                until("b is known to serve", || async {
-                    client.status().await.is_ok_and(|status| {
-                        status.members.iter().any(|member| member.name == "b" && member.ready)
-                    })
-                })
-                .await;
-                client.move_to(&wanted).await
-            });
-            let moved = moved.unwrap();
+            let moved = world.a.run(|node| async move { moves(&node, "game", "b").await });
             assert_eq!(
                 (moved.udp_flows_moved, moved.connections_drained, moved.packets_lost),
                 (1, 1, 0),
@@ -404,5 +405,27 @@ fn another_process_follows_and_clients_do_not_notice() {
         world.a.run(|node| async move {
             until_bindings(&node, "the binding is kept", |one| !one.draining && one.state == "up").await;
         });
+    });
+}
+
+#[test]
+fn a_name_that_comes_back_is_bound_at_once_and_what_drained_goes_on() {
+    in_namespaces("homes::a_name_that_comes_back_is_bound_at_once_and_what_drained_goes_on", || {
+        let world = game_at_both();
+        let mut stream = world.client.run(tcp(home(HOME4)));
+        for round in ["one", "two", "three"] {
+            let (answer, same) = world.client.run(async move { (ask_tcp(&mut stream, round).await, stream) });
+            assert_eq!(answer.unwrap(), format!("a {round}"), "the program's connection has not changed");
+            stream = same;
+            world.a.run(|node| async move {
+                moves(&node, "game", "b").await;
+                until_bindings(&node, "it drains", |one| one.draining && one.state == "up").await;
+                served(&node, "game", Some("127.0.0.1:7007")).await;
+                until_bindings(&node, "it is bound again", |one| !one.draining && one.state == "up").await;
+            });
+        }
+        assert_eq!(world.agent.unheard(), 0, "binding updates came faster than the home agent listens");
+        let answer = world.client.run(async move { ask_tcp(&mut stream, "four").await });
+        assert_eq!(answer.unwrap(), "a four");
     });
 }

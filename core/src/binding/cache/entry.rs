@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// A member may send so many updates at once…
-const UPDATES_BURST: u32 = 10;
+/// So many updates of one binding may come at once: after a stream stood still, what was said meanwhile…
+const UPDATES_BURST: u32 = 4;
 /// …and then one in this time: three a second (MAX_UPDATE_RATE; RFC 6275, 12).
 const UPDATES_PAUSE: Duration = Duration::from_millis(333);
 
@@ -34,11 +34,13 @@ pub(super) struct Entry {
     pub(super) wake: Time,
 }
 
-/// A care-of address that has proved itself.
+/// A care-of address that is in use, or was until its path was lost.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Place {
     pub(super) address: SocketAddr,
     pub(super) path: Path,
+    /// Whether this binding's own cookie came back from it; until then another binding's did.
+    pub(super) proved: bool,
 }
 
 /// A care-of address that has not.
@@ -57,6 +59,11 @@ impl Entry {
             Some(place) if place.path.is_up() => State::Up,
             Some(_) => State::Lost,
         }
+    }
+
+    /// Whether packets go there now.
+    pub(super) fn uses(&self, address: SocketAddr) -> bool {
+        self.place.as_ref().is_some_and(|place| place.address == address && place.path.is_up())
     }
 
     /// What [`Output::Changed`] is about.
@@ -80,7 +87,7 @@ impl Entry {
     }
 }
 
-/// How many updates a member may still send.
+/// How many updates of a binding may still come.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Allowance {
     /// When all of them are there again.

@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
-/// A home address is let go by the machine that had it before after so long, whether the other carries
-/// it or not: four round trips and a lost update.
+/// A home address is let go by the machine that had it before after so long, whether home agents know the
+/// other or not: four round trips and a lost update.
 pub(super) const GO_OVER_MAX: Duration = Duration::from_secs(3);
 
 /// The home addresses of this node.
@@ -81,14 +81,27 @@ impl Bindings {
         failed
     }
 
-    /// Tells both machines what is theirs: what gains a home address first.
+    /// Tells both machines what is theirs. What goes over is let go where it was once it has arrived.
     pub(super) fn feed_homes(&mut self, now: Time) {
-        let carries = |machine: usize| self.carried.iter().any(|(_, id)| machine_of(*id) == machine);
-        let (open, draining) = (carries(OPEN), carries(DRAINING));
-        self.going_over.retain(|home, since| {
-            let arrived = if self.homes.open.contains(home) { open } else { draining };
-            !arrived && now.since(*since) < GO_OVER_MAX
-        });
+        self.tell_homes();
+        let before = self.going_over.len();
+        let mut going_over = std::mem::take(&mut self.going_over);
+        going_over.retain(|home, since| !self.has_gone_over(home) && now.since(*since) < GO_OVER_MAX);
+        self.going_over = going_over;
+        if self.going_over.len() < before {
+            self.tell_homes();
+        }
+    }
+
+    /// Whether each home agent that sends packets for what the one machine lets go has heard the other, and
+    /// sends there too.
+    fn has_gone_over(&self, home: &HomeAddress) -> bool {
+        let (to, from) = if self.homes.open.contains(home) { (OPEN, DRAINING) } else { (DRAINING, OPEN) };
+        let mut left = self.carried.iter().filter(|(_, id)| machine_of(*id) == from);
+        left.all(|(agent, _)| self.machines[to].is_known_to(agent))
+    }
+
+    fn tell_homes(&mut self) {
         let over = || self.going_over.keys().copied();
         let with = |homes: &BTreeSet<HomeAddress>| homes.iter().copied().chain(over()).collect();
         let (all_open, all_draining) = (with(&self.homes.open), with(&self.homes.draining));

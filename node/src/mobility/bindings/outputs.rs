@@ -30,7 +30,11 @@ impl Bindings {
                 self.refused.remove(&home);
             }
         }
-        self.feed(machine_of(acknowledgement.id), Input::Acknowledged { from, acknowledgement });
+        // Both learn which life of the home agent this is.
+        self.feed_both(&Input::Acknowledged { from, acknowledgement });
+        if !self.going_over.is_empty() {
+            self.feed_homes(clock::now());
+        }
     }
 
     /// This came through the tunnel, sealed with a key.

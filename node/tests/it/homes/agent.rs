@@ -24,6 +24,7 @@ pub struct Agent {
     table: Mutex<Table>,
     cut: AtomicBool,
     replies: AtomicU64,
+    unheard: AtomicU64,
 }
 
 #[derive(Default)]
@@ -62,6 +63,11 @@ impl Agent {
     /// So many packets came back through the tunnel.
     pub fn replies(&self) -> u64 {
         self.replies.load(Ordering::SeqCst)
+    }
+
+    /// So many binding updates came faster than a home agent listens.
+    pub fn unheard(&self) -> u64 {
+        self.unheard.load(Ordering::SeqCst)
     }
 
     /// So many flows are bound to a member.
@@ -195,6 +201,7 @@ pub async fn run(agent: Arc<Agent>, runtime: Runtime, receives: Vec<IpAddr>, hom
                 cache::Output::Changed => {}
             }
         }
+        agent.unheard.store(cache.counts().too_often, Ordering::SeqCst);
         // A member's binding that is up, the most preferred first; one that drains serves old flows.
         let mut up: Vec<_> = cache.bindings().filter(|one| one.state == State::Up).collect();
         up.sort_by_key(|one| std::cmp::Reverse(one.priority));
