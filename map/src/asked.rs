@@ -9,6 +9,7 @@
 //! Who serves most of a locality today is its *incumbent*: the choice leans on it (see `division`).
 //! That is a past that all redirectors have heard of alike, unlike their own.
 
+use crate::explore::Exploration;
 use crate::inputs::{DemandInput, Inputs};
 use crate::knowledge::Knowledge;
 use crate::locality::{Family, Locality, client_prefix};
@@ -53,6 +54,8 @@ pub(crate) struct Localities {
     pub(crate) clipped: BTreeSet<u32>,
     /// What each place asks for, those of its prefixes that are localities of their own included.
     pub(crate) places: BTreeMap<Coordinates, Rates>,
+    /// What named prefixes ask for by the lots that they have drawn, where clients explore.
+    pub(crate) lots: BTreeMap<(Locality, Family, Option<u8>), Rates>,
 }
 
 impl Asked {
@@ -128,30 +131,36 @@ impl Asked {
     }
 
     /// The same by locality.
-    pub(crate) fn localities(&self, knowledge: &Knowledge) -> Localities {
+    pub(crate) fn localities(&self, knowledge: &Knowledge, exploration: Option<Exploration>) -> Localities {
         let mut localities =
             Localities { unknown: self.rest.clone(), clipped: self.clipped.clone(), ..Localities::default() };
-        let named = self.prefixes.iter().map(|(prefix, rates)| {
-            let (locality, _) = knowledge.locate(prefix.addr());
-            (prefix, locality, rates)
-        });
+        let named: Vec<_> = (self.prefixes.iter())
+            .map(|(prefix, rates)| (prefix, knowledge.locate(prefix.addr()).0, rates))
+            .collect();
+        if let Some(exploration) = exploration {
+            for (prefix, locality, rates) in &named {
+                let drawn = (*locality, Family::of(prefix.addr()), exploration.lot(**prefix));
+                add(localities.lots.entry(drawn).or_default(), rates);
+            }
+        }
         let tails = self.tails.iter().map(|(prefix, rates)| (prefix, knowledge.around(*prefix), rates));
-        for (prefix, locality, rates) in named.chain(tails) {
+        for (prefix, locality, rates) in named.into_iter().chain(tails) {
             let family = Family::of(prefix.addr());
             if let Some((_, place)) = knowledge.geo.lookup(prefix.addr()) {
-                let sum = localities.places.entry(place).or_default();
-                rates.iter().for_each(|(member, rate)| *sum.entry(*member).or_default() += rate);
+                add(localities.places.entry(place).or_default(), rates);
             }
             let sum = match locality {
                 Locality::Unknown(_) => localities.unknown.entry(family).or_default(),
                 known => localities.known.entry((known, family)).or_default(),
             };
-            for (member, rate) in rates {
-                *sum.entry(*member).or_default() += rate;
-            }
+            add(sum, rates);
         }
         localities
     }
+}
+
+fn add(sum: &mut Rates, rates: &Rates) {
+    rates.iter().for_each(|(member, rate)| *sum.entry(*member).or_default() += rate);
 }
 
 /// Who serves more than half of this.
@@ -188,7 +197,7 @@ mod tests {
         assert_eq!(asked.rest[&Family::V4], Rates::from([(2, 5000)]));
         let place = godwit_core::geo::Coordinates::new(1.0, 2.0).unwrap();
         let geo = GeoDb::from_networks([("192.0.0.0/16".parse().unwrap(), place)]);
-        let localities = asked.localities(&Knowledge::new(&inputs, &geo, &[], None));
+        let localities = asked.localities(&Knowledge::new(&inputs, &geo, &[], None), None);
         assert_eq!(
             localities.known,
             BTreeMap::from([((Locality::Place(place), Family::V4), Rates::from([(0, 800), (1, 100)]))])

@@ -14,6 +14,7 @@
 mod asking;
 mod choice;
 mod cost;
+mod exploring;
 mod plan;
 mod sites;
 mod weights;
@@ -23,6 +24,7 @@ use crate::inputs::{Inputs, MemberInput};
 use crate::knowledge::Knowledge;
 use crate::locality::{Family, Locality};
 use crate::spill::Plan;
+use exploring::Explorers;
 use godwit_core::geo::Coordinates;
 use godwit_core::name::SiteName;
 use ipnet::IpNet;
@@ -47,6 +49,7 @@ pub(crate) struct Division {
     places: BTreeMap<IpNet, Coordinates>,
     /// What each locality asks for, all sites together.
     demand: BTreeMap<Locality, u64>,
+    explorers: Explorers,
 }
 
 /// What is planned for one table.
@@ -79,6 +82,7 @@ impl Division {
             demand: both.iter().map(|(at, rates)| (*at, rates.values().sum())).collect(),
             plan: Plan::default(),
             places: knowledge.observed.placed().collect(),
+            explorers: Explorers::new(),
         };
         // Who serves most of a place keeps also those of it of whom nobody tells who serves them.
         let places: BTreeMap<Coordinates, u32> =

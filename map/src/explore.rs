@@ -20,7 +20,7 @@
 use crate::estimate::materially_better;
 use crate::inputs::{Health, Inputs};
 use crate::knowledge::Candidate;
-use crate::locality::Family;
+use crate::locality::{Family, Locality};
 use crate::range::Ranges;
 use crate::split::{mix, score};
 use crate::told::{Picks, Told};
@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 /// At most so many candidates are tried in one epoch, each by a share of the blocks: with one, a
 /// place was known after eight epochs instead of four in a prototype (20 replicas, 241 cities).
-const CANDIDATES_MAX: usize = 3;
+pub(crate) const CANDIDATES_MAX: usize = 3;
 /// A candidate may be expected so many times as far as the best known replica…
 const COST_FACTOR: u64 = 3;
 /// …and this much more, µs: what a page load can bear once.
@@ -54,6 +54,11 @@ pub struct Exploration {
 }
 
 impl Exploration {
+    /// The part of what the clients of many blocks ask for that tries each candidate.
+    pub(crate) fn part(self, demand: u64) -> u64 {
+        (u128::from(demand) * u128::from(self.permille.min(PERMILLE_MAX)) / 1000) as u64
+    }
+
     /// The lot of the block that `prefix` (at most as wide as a block) is in; `None` when it does
     /// not explore in this epoch.
     pub(crate) fn lot(self, prefix: IpNet) -> Option<u8> {
@@ -82,8 +87,21 @@ impl Exploration {
     }
 }
 
+/// A replica that is worth trying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Trial {
+    pub(crate) member: u32,
+    /// By how much it may well be better than the best known one, µs.
+    pub(crate) gain_us: u32,
+}
+
+/// Whether clients of a family explore here: there are too many blocks in an IPv6 place.
+pub(crate) fn has_lots(locality: Locality, family: Family) -> bool {
+    matches!(locality, Locality::Prefix(_)) || family == Family::V4
+}
+
 /// The replicas that are worth trying for a client, the most promising first, given its ranking.
-pub(crate) fn candidates(inputs: &Inputs, order: &[Candidate]) -> Vec<u32> {
+pub(crate) fn candidates(inputs: &Inputs, order: &[Candidate]) -> Vec<Trial> {
     // What is beaten: the best that was measured, or what the client would be sent to.
     let known = order.iter().enumerate().filter(|(at, c)| *at == 0 || c.estimate.measured.is_some());
     let Some(best) = known.filter_map(|(_, c)| c.estimate.rtt_us).min() else { return Vec::new() };
@@ -101,7 +119,8 @@ pub(crate) fn candidates(inputs: &Inputs, order: &[Candidate]) -> Vec<u32> {
         .collect();
     candidates.sort_unstable();
     candidates.truncate(CANDIDATES_MAX);
-    candidates.into_iter().map(|(_, member)| member).collect()
+    let trial = |(hope_us, member)| Trial { member, gain_us: best.saturating_sub(hope_us) };
+    candidates.into_iter().map(trial).collect()
 }
 
 /// What those are told who try `member` in place of `usual`: nobody else, or they would not measure

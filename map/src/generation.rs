@@ -98,7 +98,7 @@ impl Generation {
         let mut sets = vec![Vec::new(); numbers.len()];
         numbers.into_iter().for_each(|(members, number)| sets[number as usize] = members);
         let table_of = sites.iter().map(|(name, site)| (name.clone(), site.table)).collect();
-        let localities = asked.localities(&knowledge);
+        let localities = asked.localities(&knowledge, inputs.exploration);
         let division = Division::new(&inputs, &knowledge, &sets, &table_of, &localities);
         for site in sites.values_mut().filter(|site| site.tier == Tier::Healthy) {
             if sets[site.table as usize].iter().any(|member| division.is_beyond(*member)) {

@@ -53,11 +53,6 @@ impl Knowledge {
         Knowledge { geo: geo.clone(), estimator, observed, lots, seeds }
     }
 
-    /// Whether a client is among those that explore.
-    pub(crate) fn explores(&self, inputs: &Inputs, client: IpAddr) -> bool {
-        inputs.exploration.is_some_and(|exploration| exploration.lot(client_prefix(client)).is_some())
-    }
-
     /// To which locality an address belongs, and what is known of it.
     pub(crate) fn locate(&self, address: IpAddr) -> (Locality, Client) {
         let prefix = client_prefix(address);

@@ -46,7 +46,7 @@ const LEVELS: [u64; 19] = [
 const BAND: u64 = 70;
 /// …which does not reach beyond this, or the target where that is higher: rates are told within an
 /// eighth, and the errors of many add up to a few per cent.
-const BAND_TOP: u64 = 965;
+pub(crate) const BAND_TOP: u64 = 965;
 /// A raised target is at least so much higher than the demand, thousandths: with none to spare, clients
 /// would have to go wherever the last room is.
 const CHOICE: u64 = 20;

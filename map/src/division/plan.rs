@@ -4,9 +4,11 @@
 use super::Division;
 use super::asking::{Asking, Origin, background};
 use super::cost::{Cost, costs_of};
+use super::exploring::wishes;
 use super::sites::rates_of;
 use super::weights::{base_weights, in_parts, serving};
 use crate::asked::{Localities, Rates};
+use crate::explore;
 use crate::inputs::Inputs;
 use crate::knowledge::Knowledge;
 use crate::locality::{Family, Locality};
@@ -26,6 +28,7 @@ impl Division {
     ) {
         let mut asking: Vec<Asking> = Vec::new();
         let mut unknown: BTreeMap<(usize, Family), u64> = BTreeMap::new();
+        let mut explorers = Vec::new();
         for (table, members) in tables.iter().enumerate() {
             for ((locality, family), rates) in &asked.known {
                 let mut kept = rates_of(rates, &shares[table]);
@@ -42,6 +45,14 @@ impl Division {
                 if order.iter().all(|candidate| candidate.estimate.rtt_us.is_none()) {
                     *unknown.entry((table, *family)).or_default() += demand;
                     continue;
+                }
+                if inputs.exploration.is_some() && explore::has_lots(*locality, *family) {
+                    let drawn = |lot| {
+                        let rates = asked.lots.get(&(*locality, *family, lot));
+                        rates.map_or(0, |rates| rates_of(rates, &shares[table]).values().sum())
+                    };
+                    let trials = explore::candidates(inputs, &order);
+                    explorers.extend(wishes(inputs, (table, *locality), trials, demand, drawn));
                 }
                 let costs = costs_of(inputs, &order, *family);
                 asking.push(Asking { origin: Origin::Known(table, *locality, *family), demand, costs, kept });
@@ -91,6 +102,7 @@ impl Division {
         for (member, load) in self.plan.load.iter_mut().enumerate() {
             *load += background(member);
         }
+        self.let_in(explorers);
     }
 
     /// Divides those of whom nothing is known anew: the plan has found room for them all, but with no

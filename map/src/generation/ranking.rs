@@ -4,10 +4,9 @@ use super::{Generation, Site};
 use crate::decisions::Because;
 use crate::eligible::Tier;
 use crate::estimate::Source;
-use crate::explore;
 use crate::inputs::SiteInput;
 use crate::knowledge::Candidate;
-use crate::locality::{Family, Locality, client_prefix};
+use crate::locality::{Locality, client_prefix};
 use crate::observe::Measurement;
 use crate::told::Told;
 use crate::why::{self, Why};
@@ -100,29 +99,12 @@ impl Generation {
     /// Why `client` is told what it is told of `site`: every member, and every reason.
     pub fn why(&self, client: IpAddr, site: &SiteName) -> Option<Why> {
         let ranking = self.rank(client, site)?;
+        let (because, _) = self.because(self.site_ref(site.as_str())?, client);
         let site = self.find(site.as_str())?;
-        let (ordered_as, order) = self.order(site, client);
-        let (told, _) = self.table(site).get(client);
-        // Those of whom nothing is known are divided anew each time, and a rule is a rule.
-        let chosen = !matches!(ordered_as, Locality::Unknown(_) | Locality::Rule(_));
-        let explored = chosen
-            && self.knowledge.explores(&self.inputs, client)
-            && explore::candidates(&self.inputs, &order)
-                .into_iter()
-                .any(|member| Some(member) == told.first() && self.division.is_roomy(member));
-        let family = if told.v4.iter().next().is_some() { Family::V4 } else { Family::V6 };
-        let because = match (ordered_as, told.first()) {
-            (Locality::Rule(_), _) => Because::Rule,
-            (Locality::Unknown(_), _) | (_, None) => Because::Hash,
-            (_, Some(_)) if explored => Because::Exploration,
-            (_, Some(first)) => {
-                self.division.favourites(&self.inputs, &order, ordered_as, family).because(first)
-            }
-        };
         let excluded =
             (0..).zip(&self.inputs.members).filter(|(index, _)| !self.table(site).members().contains(index));
         Some(why::explain(why::Facts {
-            explored,
+            explored: because == Because::Exploration,
             spared: &site.spared,
             excluded: excluded.map(|(index, member)| (member, self.exclusion_of(site, index))).collect(),
             ..self.facts(client, &site.input, because, ranking)

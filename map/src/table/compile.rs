@@ -75,7 +75,7 @@ impl Table {
         let value = |place: PlaceId| places.get(place.index()).unwrap_or(&unknown_place);
         let told = |place: PlaceId| value(place).told;
         let drawn = |place: PlaceId, lot: Option<u8>| value(place).drawn(lot);
-        let explored = inputs.exploration.filter(|_| places.iter().any(|value| !value.explored.is_empty()));
+        let explored = inputs.exploration.filter(|_| places.iter().any(Value::is_explored));
         let v4 = match explored.map(|exploration| knowledge.lots.get_or_init(|| exploration.lots())) {
             Some(lots) => overlay(&knowledge.geo.v4().combine(lots, drawn), |value| value, &v4),
             None => overlay(knowledge.geo.v4(), told, &v4),
@@ -150,9 +150,12 @@ impl Compiler<'_> {
             shares.first().map(|(members, _)| Picks::equals(members)).unwrap_or_default()
         };
         let usual = Told { v4: first(&v4), v6: first(&v6) };
-        let explored = candidates.into_iter().filter(|member| self.division.is_roomy(*member));
-        let explored: Vec<Told> = explored.map(|member| explore::told(self.inputs, member, usual)).collect();
-        let explored = explored.into_iter().map(|told| self.number(told)).collect();
+        let explored = candidates.into_iter().map(|trial| {
+            // Who may not try it does not try another instead: that one has explorers of its own.
+            let may = self.division.may_explore(self.table, locality, trial.member);
+            if may { self.number(explore::told(self.inputs, trial.member, usual)) } else { value }
+        });
+        let explored = explored.collect();
         Value { told: value, explored, ground }
     }
 
@@ -243,6 +246,11 @@ impl Value {
     /// The same for all, by hash.
     fn same(told: u32) -> Value {
         Value { told, explored: Vec::new(), ground: HASH }
+    }
+
+    /// Whether some of them explore.
+    fn is_explored(&self) -> bool {
+        self.explored.iter().any(|explored| *explored != self.told)
     }
 
     /// What those with this lot get.

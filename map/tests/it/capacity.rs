@@ -5,7 +5,7 @@ use godwit_core::geo::Coordinates;
 use godwit_core::name::SiteName;
 use godwit_core::observation::ClientRtt;
 use godwit_map::why::KnownBy;
-use godwit_map::{Because, DemandInput, Generation, GeoDb, Health, Inputs, SiteInput, Tier};
+use godwit_map::{Because, DemandInput, Exploration, Generation, GeoDb, Health, Inputs, SiteInput, Tier};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -266,6 +266,56 @@ fn sites_on_the_same_members_share_their_capacity() {
     let (alone, shared) = (here(vec![(www(), 1000)]), here(vec![(docs, 900), (www(), 100)]));
     // Paris keeps what fits beside the other site and below the end of the band.
     assert!(alone > 500 && shared * 2 < alone, "{alone} alone, {shared} beside another site");
+}
+
+/// What members would get in each of twelve epochs, and how many explorers went to those who get more
+/// than 85 % of what they can take.
+fn explored(world: &mut World) -> Vec<(usize, Vec<u64>)> {
+    (0..3).for_each(|_| world.step());
+    let epoch = |epoch| {
+        world.inputs.exploration = Some(Exploration { epoch, permille: 60 });
+        world.step();
+        let (loads, site) = (world.loads(), world.generation().site_ref("www").unwrap());
+        let busy = |member: usize| {
+            loads[member] * 20 > u64::from(world.inputs.members[member].capacity.rps.unwrap()) * 17_000
+        };
+        let explores = |net: &&IpNet| world.generation().because(site, net.addr()).0 == Because::Exploration;
+        (world.rates.keys().filter(explores).filter(|net| busy(world.choice(net.addr()))).count(), loads)
+    };
+    (0..12).map(epoch).collect()
+}
+
+#[test]
+fn explorers_do_not_fill_a_small_replica_of_a_large_network() {
+    // All are in Paris, in 256 blocks, where 30 ms were measured: Frankfurt may well be better.
+    let blocks = (0..256).map(|block| {
+        let net = IpNet::new_assert(Ipv4Addr::from(0x0a00_0000 + (block << 12)).into(), 24);
+        (net, 5_000 + 1_000 * u64::from(block % 6))
+    });
+    let most = |capacity: u32| {
+        let capacities = [3000, 3000, 3000, 3000, 3000, capacity].map(Some);
+        let mut world = World::new(&capacities, blocks.clone().collect());
+        let place = Coordinates::new(CITIES[0].1, CITIES[0].2).unwrap();
+        world.geo = GeoDb::from_networks([("10.0.0.0/8".parse().unwrap(), place)]);
+        let paris = ClientRtt { samples: 8, ..ClientRtt::new("10.0.0.0/24".parse().unwrap(), 30_000) };
+        world.inputs.observations = vec![(world.inputs.members[0].id, paris)];
+        let explored = explored(&mut world);
+        explored.into_iter().map(|(_, loads)| loads[5]).max().unwrap()
+    };
+    let free = most(1000);
+    assert!((60_000..500_000).contains(&free), "{free} come where there is room");
+    let small = most(40);
+    assert!(small <= 40_000, "{small}");
+}
+
+#[test]
+fn a_network_that_is_nearly_full_goes_on_learning() {
+    let mut world = World::new(&[Some(1000); 6], even(1, 1750));
+    let utilisation = world.total() as f64 / 6_000_000.0;
+    assert!((0.88..0.92).contains(&utilisation), "{utilisation}");
+    let explored = explored(&mut world);
+    assert!(explored.iter().any(|(explorers, _)| *explorers > 0), "{explored:?}");
+    assert!(explored.iter().flat_map(|(_, loads)| loads).all(|load| *load <= 1_000_000), "{explored:?}");
 }
 
 #[test]
