@@ -7,9 +7,12 @@
 
 use crate::binding::CareOf;
 use crate::binding::message::{BindingAcknowledgement, BindingUpdate, TUNNELS_MAX, UpdateError};
+use crate::binding::registration::HOME_AGENTS_MAX;
 use crate::flow::FlowKey;
 use crate::flow::table::{FLOWS_PER_UPDATE_MAX, FlowUpdate, Refusal};
 use crate::handoff;
+use crate::key::MemberId;
+use crate::name::SiteName;
 use crate::tunnel::TunnelKey;
 use crate::wire::{self, DecodeError, MESSAGE_LEN_MAX};
 use serde::{Deserialize, Serialize};
@@ -34,6 +37,25 @@ pub enum Message {
     RelayWanted,
     /// Where and under which key it may; replaces what was told before.
     Relay(Relay),
+    /// A node that is to move a name to the receiver asks how it stands to it.
+    StandingWanted(SiteName),
+    /// How it does, at the moment.
+    Standing(SiteName, Standing),
+}
+
+/// How a node stands to the home addresses of a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// It does not serve them.
+    Unserved,
+    /// It does, and what it serves them by does not work.
+    Failed,
+    /// It is about to stop, or was told to take no new flows.
+    Drained,
+    /// It would, but no home agent sends packets for all of them.
+    Unbound,
+    /// These home agents send it packets for all of them, at most [`HOME_AGENTS_MAX`]; new flows are welcome.
+    Bound(Vec<MemberId>),
 }
 
 /// What became of a [`FlowUpdate`].
@@ -96,7 +118,8 @@ impl Message {
             Message::FlowsBound(bound) => (bound.result.as_ref().map_or(0, Vec::len), FLOWS_PER_UPDATE_MAX),
             Message::Handoff(message) => (message.flow_count(), handoff::FLOWS_MAX),
             Message::Relay(relay) => (relay.care_of.len(), RELAY_ADDRESSES_MAX),
-            Message::RelayWanted => (0, 0),
+            Message::Standing(_, Standing::Bound(agents)) => (agents.len(), HOME_AGENTS_MAX),
+            Message::RelayWanted | Message::StandingWanted(_) | Message::Standing(..) => (0, 0),
         };
         if len > max { Err(MessageError::TooMany(len, max)) } else { Ok(()) }
     }
@@ -107,11 +130,14 @@ mod tests {
     use super::*;
     use crate::binding::{Anchor, BindingId, Incarnation, Order};
     use crate::handoff::HandoffId;
-    use crate::key::MemberId;
 
     fn flow(port: u16) -> FlowKey {
         let home = "[2001:db8::1]:443".parse().unwrap();
         FlowKey { protocol: 6, correspondent: ([203, 0, 113, 7], port).into(), home }
+    }
+
+    fn game() -> SiteName {
+        "game".parse().unwrap()
     }
 
     fn samples() -> Vec<Message> {
@@ -131,6 +157,9 @@ mod tests {
             Message::Handoff(handoff::Message::Prepare { id: HandoffId(1), flows }),
             Message::RelayWanted,
             Message::Relay(Relay { key, care_of: vec![CareOf::Observed] }),
+            Message::StandingWanted(game()),
+            Message::Standing(game(), Standing::Unbound),
+            Message::Standing(game(), Standing::Bound(vec![MemberId::from_bytes([3; 32])])),
         ]
     }
 
@@ -155,6 +184,8 @@ mod tests {
         let key = TunnelKey::derive(&[9; 32], &anchor, 7);
         let relay = Relay { key, care_of: vec![CareOf::Observed; RELAY_ADDRESSES_MAX + 1] };
         assert!(Message::decode(&Message::Relay(relay).encode()).is_err());
+        let agents = vec![MemberId::from_bytes([3; 32]); HOME_AGENTS_MAX + 1];
+        assert!(Message::decode(&Message::Standing(game(), Standing::Bound(agents)).encode()).is_err());
     }
 
     #[test]

@@ -121,7 +121,11 @@ impl World {
                 self.giver.handle(self.now, giver::Input::Heard { from, message: message.clone() });
                 self.taker.handle(self.now, taker::Input::Heard { from, message }, |_| true);
             }
-            Message::FlowsBound(_) | Message::RelayWanted | Message::Relay(_) => {}
+            Message::FlowsBound(_)
+            | Message::RelayWanted
+            | Message::Relay(_)
+            | Message::StandingWanted(_)
+            | Message::Standing(..) => {}
         }
         self.cache.handle(self.now, cache::Input::Timer);
         self.registration.handle(self.now, registration::Input::Timer);

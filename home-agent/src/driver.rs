@@ -235,7 +235,9 @@ impl Running {
                 | Message::FlowsBound(_)
                 | Message::Handoff(_)
                 | Message::RelayWanted
-                | Message::Relay(_) => drop(self.driver.metrics.misdirected.inc()),
+                | Message::Relay(_)
+                | Message::StandingWanted(_)
+                | Message::Standing(..) => drop(self.driver.metrics.misdirected.inc()),
             },
         }
     }

@@ -22,7 +22,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 
 /// Changes with what stands below: another one is not read.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What the machines have in memory, and what was done by them.
 #[derive(Debug, Serialize, Deserialize)]

@@ -19,7 +19,7 @@
 //!   host, and which way replies leave.
 //! - `steer`, over [`filter`], `known` and `view`: packets, in the tunnel's threads.
 //! - `relays` and `claims`: packets that went to the wrong node, and where flows are said to be.
-//! - `services`, over `health`, `forward` and `proxy`: what is served.
+//! - `services`, over `health`, `forward` and `proxy`: what is served; `standing`: whether it is bound.
 //! - [`flows`]: what a hand-off does with packets; [`moving`]: `godwit move`.
 //!
 //! # Trade-offs
@@ -49,6 +49,7 @@ mod relays;
 mod run;
 mod services;
 mod serving;
+mod standing;
 mod status;
 mod steer;
 mod view;
@@ -76,6 +77,7 @@ use godwit_core::name::SiteName;
 use godwit_core::time::Time;
 use godwit_net::estate::Estate;
 use run::Running;
+use standing::Stands;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -122,7 +124,9 @@ enum Order {
     Serve(ServeConfig, oneshot::Sender<Result<BTreeSet<HomeAddress>, String>>),
     /// Serve it no longer; whether it was served.
     Stop(SiteName, oneshot::Sender<bool>),
-    /// Look what would move.
+    /// How this node stands to a name, and which home addresses of it are its to serve.
+    Stand(SiteName, oneshot::Sender<(Stands, BTreeSet<HomeAddress>)>),
+    /// Look what would move, once the node that is to have it says that it could.
     Prepare { name: SiteName, to: String, reply: oneshot::Sender<Result<Prepared, String>> },
     /// Take no new flows.
     Drain { name: SiteName, until: Time, reply: oneshot::Sender<()> },

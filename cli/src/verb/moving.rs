@@ -16,7 +16,8 @@ Example:
 It is asked of the node that serves the name now. UDP flows go to the other node at once; TCP
 connections of this node's sites are handed over alive; those of other programs go on here until
 they end, or the deadline comes. New flows go where the map leads them, and not here any more, until
-`godwit serve` says so. It fails when there are connections and none of them could be moved.")]
+`godwit serve` says so. It is refused, and nothing changes, where the other node is not bound to the
+name. It fails when there are connections and none of them could be moved.")]
 pub(crate) struct Move {
     /// The name of the home address
     name: String,

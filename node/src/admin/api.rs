@@ -272,6 +272,10 @@ pub struct Serve {
     /// Whether it is to be served no longer.
     #[serde(default)]
     pub stop: bool,
+    /// The answer comes when this member is bound, or it is clear why not, and after so many milliseconds at
+    /// the most; 0: at once. A minute is waited for at the longest.
+    #[serde(default)]
+    pub wait_ms: u64,
 }
 
 /// What came of [`Serve`].
@@ -281,6 +285,15 @@ pub struct Served {
     pub addresses: Vec<IpAddr>,
     /// Whether it was served before, where it is to be served no longer.
     pub stopped: bool,
+    /// The home agents that send packets here for all of them, by name.
+    #[serde(default)]
+    pub bound_at: Vec<String>,
+    /// What keeps it from being bound, when none does.
+    #[serde(default)]
+    pub problem: Option<String>,
+    /// And what to do or to look at.
+    #[serde(default)]
+    pub next: Option<String>,
 }
 
 /// Something to move to another node.

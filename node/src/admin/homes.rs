@@ -6,6 +6,9 @@ use crate::mobility::{Mobility, ServeConfig};
 use godwit_core::name::SiteName;
 use std::time::Duration;
 
+/// Nobody waits longer until a node is bound.
+const BOUND_WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// The longest drain: a day.
 const DEADLINE_MAX: u64 = 86_400;
 
@@ -21,13 +24,22 @@ impl Control {
         let (mobility, name) = (self.homes()?, name_of(&asked.name)?);
         if asked.stop {
             let stopped = mobility.stop(name).await;
-            return Ok(api::Served { addresses: Vec::new(), stopped });
+            return Ok(api::Served { stopped, ..api::Served::default() });
         }
-        let api::Serve { to, proxy_protocol, local, .. } = asked;
-        let config = ServeConfig { name, to, proxy_protocol, local };
+        let api::Serve { to, proxy_protocol, local, wait_ms, .. } = asked;
+        let config = ServeConfig { name: name.clone(), to, proxy_protocol, local };
         config.check().map_err(|problem| Error::new(Code::Malformed, problem))?;
-        let homes = mobility.serve(config).await.map_err(|problem| Error::new(Code::Unavailable, problem))?;
-        Ok(api::Served { addresses: homes.iter().map(|home| home.0).collect(), stopped: false })
+        mobility.serve(config).await.map_err(|problem| Error::new(Code::Unavailable, problem))?;
+        let wait = Duration::from_millis(wait_ms).min(BOUND_WAIT_MAX);
+        let stopping = || Error::new(Code::Unavailable, "the daemon is stopping");
+        let (stands, homes) = mobility.until_bound(&name, wait).await.ok_or_else(stopping)?;
+        Ok(api::Served {
+            addresses: homes.iter().map(|home| home.0).collect(),
+            stopped: false,
+            bound_at: stands.bound_at(),
+            problem: stands.problem(),
+            next: stands.next(&name),
+        })
     }
 
     pub(super) async fn move_to(&self, asked: api::Move) -> Result<api::Moved, Error> {

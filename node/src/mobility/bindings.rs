@@ -7,6 +7,7 @@
 //! (RFC 5648). A home address that goes over from one to the other is in both until the new one carries at
 //! each home agent where the old one does.
 
+mod bound;
 mod homes;
 mod left;
 mod outputs;

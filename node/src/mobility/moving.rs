@@ -1,4 +1,5 @@
-//! `move`: what is served here goes to another node, as far as it can.
+//! `move`: what is served here goes to another node, as far as it can. First that node is asked whether it is
+//! bound to the name; where it is not, or does not say so, nothing happens.
 //!
 //! 1. UDP flows that are active are bound to the other node, at all home agents. Until each of them has
 //!    heard, packets still come here and are answered here.

@@ -3,6 +3,7 @@
 mod heard;
 mod left;
 mod orders;
+mod standing;
 mod tunnel;
 
 use super::flows::Flows;
@@ -21,6 +22,7 @@ use godwit_core::mobility::Message;
 use godwit_core::time::Time;
 use godwit_net::estate::Estate;
 use godwit_net::tunnel::Event;
+use standing::Asking;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +50,8 @@ pub(super) struct Running {
     present: BTreeSet<MemberId>,
     /// What could not be served yet: the device of the process before may still be there.
     unserved: Vec<Serving>,
+    /// Moves that wait for the word of the node that is to take the name.
+    asking: Vec<Asking>,
     left: bool,
     /// Another process is about to follow: packets are carried on, by what is known now.
     carries_on: bool,
@@ -105,6 +109,7 @@ impl Running {
             findings,
             present: BTreeSet::new(),
             unserved: Vec::new(),
+            asking: Vec::new(),
             left: false,
             carries_on: false,
             is_deaf: false,
@@ -199,9 +204,11 @@ impl Running {
             }
             Woken::Tick => {
                 self.serve_unserved();
+                self.ask_again();
                 self.tick();
             }
             Woken::Timer => {
+                self.end_asking(clock::now());
                 self.serve_homes();
                 if let Some(tunnel) = &mut self.tunnel {
                     tunnel.bindings.pass_time();
@@ -216,7 +223,7 @@ impl Running {
         let tunnel = self.tunnel.iter().flat_map(|tunnel| {
             tunnel.bindings.next_deadline().into_iter().chain(tunnel.updates.next_deadline())
         });
-        tunnel.chain(self.services.next_deadline(clock::now())).min()
+        tunnel.chain(self.services.next_deadline(clock::now())).chain(self.asking_until()).min()
     }
 
     /// What was configured, and what operators have said before.

@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
-use world::{Node, NodeHost, World, echo, in_namespaces, served};
+use world::{Node, NodeHost, World, echo, in_namespaces, serve, served};
 
 const HOME4: &str = "192.0.2.1:7000";
 
@@ -287,7 +287,7 @@ fn reaches(node: &NodeHost, what: &'static str, other: MemberId) {
 }
 
 /// Moves a name from a node to another, once that is known to be ready.
-async fn moves(node: &Node, name: &str, to: &str) -> api::Moved {
+async fn try_move(node: &Node, name: &str, to: &str) -> Result<api::Moved, String> {
     let client = node.runtime().client();
     until("the other is known to serve", || async {
         let status = client.status().await;
@@ -295,7 +295,83 @@ async fn moves(node: &Node, name: &str, to: &str) -> api::Moved {
     })
     .await;
     let wanted = api::Move { name: name.into(), to: to.into(), deadline_secs: 600 };
-    client.move_to(&wanted).await.unwrap()
+    client.move_to(&wanted).await.map_err(|error| error.to_string())
+}
+
+async fn moves(node: &Node, name: &str, to: &str) -> api::Moved {
+    try_move(node, name, to).await.unwrap()
+}
+
+#[test]
+fn serve_returns_when_the_node_is_bound_or_says_why_it_is_not() {
+    in_namespaces("homes::serve_returns_when_the_node_is_bound_or_says_why_it_is_not", || {
+        let mut world = World::new();
+        world.start_node("a");
+        let asks = |world: &World, to: &'static str| {
+            world.a.run(move |node| async move { serve(&node, "game", Some(to)).await })
+        };
+        let told = asks(&world, "127.0.0.1:7007");
+        assert_eq!(told.problem.as_deref(), Some("no home address of this name is known here"), "{told:?}");
+        assert!(told.next.is_some_and(|next| next.contains("godwit address add game")));
+
+        world.grant("game");
+        let told = world.a.run(|node| async move {
+            let mut told = serve(&node, "game", Some("127.0.0.1:7007")).await;
+            while told.addresses.is_empty() {
+                told = serve(&node, "game", Some("127.0.0.1:7007")).await;
+            }
+            told
+        });
+        assert_eq!(told.problem.as_deref(), Some("its program does not work"), "{told:?}");
+        assert_eq!(told.bound_at, [""; 0]);
+
+        echo(&world.a, "a", "127.0.0.1:7007");
+        // A program that is being started is waited for, and the tunnel that carries nothing too.
+        world.agent.cut(true);
+        let uncut = world.agent.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(1));
+            uncut.cut(false);
+        });
+        let told = asks(&world, "127.0.0.1:7007");
+        assert_eq!((told.bound_at, told.problem), (vec!["agent".to_owned()], None));
+        world.choose(&world.a);
+        let answer = world.client.run(async { ask_udp(&udp(home(HOME4)).await, "at once").await });
+        assert_eq!(answer, "a at once");
+    });
+}
+
+#[test]
+fn a_name_does_not_move_to_a_node_that_is_not_bound() {
+    in_namespaces("homes::a_name_does_not_move_to_a_node_that_is_not_bound", || {
+        let (mut world, _) = game_at(&["a"]);
+        world.start_node("b");
+        let mut stream = world.client.run(tcp(home(HOME4)));
+        let refusal = |world: &World| {
+            world.a.run(|node| async move { try_move(&node, "game", "b").await }).unwrap_err()
+        };
+        assert_eq!(refusal(&world), "b does not serve game: godwit serve game there");
+        world.b.run(|node| async move { serve(&node, "game", Some("127.0.0.1:7009")).await });
+        assert_eq!(refusal(&world), "what serves game at b does not work: godwit status there");
+        let (answer, mut stream) =
+            world.client.run(async move { (ask_tcp(&mut stream, "one").await, stream) });
+        assert_eq!(answer.unwrap(), "a one");
+        world.a.run(|node| async move {
+            until_bindings(&node, "it is bound as before", |one| !one.draining && one.state == "up").await;
+        });
+
+        echo(&world.b, "b", "127.0.0.1:7009");
+        world.b.run(|node| async move { served(&node, "game", Some("127.0.0.1:7009")).await });
+        assert_eq!(world.agent.bound_before_draining(world.a.member()), None, "it drained");
+        let moved = world.a.run(|node| async move { moves(&node, "game", "b").await });
+        assert_eq!(moved.connections_drained, 1);
+        world.choose(&world.b);
+        let answer = world.client.run(async move { ask_tcp(&mut stream, "two").await });
+        assert_eq!(answer.unwrap(), "a two", "it goes on where it is");
+        // Who gave it away does not take it back before somebody says so there.
+        let told = world.b.run(|node| async move { try_move(&node, "game", "a").await });
+        assert_eq!(told.unwrap_err(), "a takes no new flows for game: godwit serve game there");
+    });
 }
 
 #[test]

@@ -28,8 +28,13 @@ impl Running {
             }
             moves::Heard::Message { from, message } => (from, message),
         };
+        let message = match *message {
+            Message::StandingWanted(name) => return self.standing_wanted(from, name),
+            Message::Standing(name, standing) => return self.standing_told(from, &name, &standing),
+            other => other,
+        };
         let Some(tunnel) = &mut self.tunnel else { return };
-        match *message {
+        match message {
             Message::Acknowledgement(answer) => tunnel.bindings.acknowledged(from, answer),
             Message::FlowsBound(answer) => tunnel.updates.bound(clock::now(), from, &answer),
             Message::RelayWanted => self.relay_wanted(from),
@@ -41,6 +46,8 @@ impl Running {
             }
             // Said to home agents.
             Message::Update(_) | Message::Flows(_) => {}
+            // Heard above.
+            Message::StandingWanted(_) | Message::Standing(..) => {}
         }
     }
 

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// Changes with what stands below: another one is not read.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What is left, beside descriptors: those of the device, of the tunnel's sockets, and of what listens, each
 /// followed by its sessions'.

@@ -4,6 +4,7 @@ use super::Running;
 use crate::clock;
 use crate::mobility::{Order, Prepared};
 use godwit_core::flow::FlowKey;
+use godwit_core::key::MemberId;
 use godwit_core::name::SiteName;
 use godwit_net::sockets::Sockets;
 use std::collections::BTreeSet;
@@ -29,9 +30,10 @@ impl Running {
                 self.serve_homes();
                 let _ = reply.send(stopped);
             }
-            Order::Prepare { name, to, reply } => {
-                let _ = reply.send(self.prepare(&name, &to));
+            Order::Stand(name, reply) => {
+                let _ = reply.send((self.stands(&name), self.services.homes_of(&name)));
             }
+            Order::Prepare { name, to, reply } => self.prepare(name, &to, reply),
             Order::Drain { name, until, reply } => {
                 self.services.drain(&name, until);
                 self.save();
@@ -65,9 +67,8 @@ impl Running {
         }
     }
 
-    /// What is to be known before a name is moved to another node.
-    fn prepare(&self, name: &SiteName, to: &str) -> Result<Prepared, String> {
-        let Some(tunnel) = &self.tunnel else { return Err("no home address is served here".into()) };
+    /// The node that a name is to be moved to, if it could be.
+    pub(super) fn taker(&self, name: &SiteName, to: &str) -> Result<MemberId, String> {
         if self.services.mode(name).is_none() {
             return Err(format!("{name} is not served here"));
         }
@@ -79,6 +80,12 @@ impl Running {
         if !self.services.may_take(name, &member) {
             return Err(format!("{to} may not serve {name}, or cannot be reached"));
         }
+        Ok(member)
+    }
+
+    /// What is to be moved to another node.
+    pub(super) fn prepared(&self, name: &SiteName, to: MemberId) -> Result<Prepared, String> {
+        let Some(tunnel) = &self.tunnel else { return Err("no home address is served here".into()) };
         let homes = self.services.homes_of(name);
         let ips: BTreeSet<IpAddr> = homes.iter().map(|home| home.0).collect();
         let connections =
@@ -87,7 +94,7 @@ impl Running {
             connections.map_err(|error| format!("the kernel does not tell its connections: {error}"))?;
         let tcp = tcp.into_iter().map(|(correspondent, home)| FlowKey { protocol: 6, correspondent, home });
         let udp = tunnel.steer.active.list(clock::now(), |flow| ips.contains(&flow.home.ip()));
-        Ok(Prepared { to: member, tcp: tcp.collect(), udp })
+        Ok(Prepared { to, tcp: tcp.collect(), udp })
     }
 
     fn save(&self) {

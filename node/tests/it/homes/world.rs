@@ -342,21 +342,22 @@ impl World {
 const STALE: Rule =
     Rule { priority: 5201, from: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 99)), mark: 0, table: TABLE };
 
-/// Serves a name through the node's own endpoint.
-pub async fn served(node: &Node, name: &str, to: Option<&str>) {
+/// Serves a name through the node's own endpoint, and waits until it is bound or it is clear why not.
+pub async fn serve(node: &Node, name: &str, to: Option<&str>) -> api::Served {
     let serve = api::Serve {
         name: name.into(),
         to: to.map(|to| to.parse().unwrap()),
         proxy_protocol: false,
         local: false,
         stop: false,
+        wait_ms: 60_000,
     };
-    let client = node.runtime().client();
-    client.serve(&serve).await.unwrap();
-    until("the home address is granted", || async {
-        client.serve(&serve).await.is_ok_and(|served| !served.addresses.is_empty())
-    })
-    .await;
+    node.runtime().client().serve(&serve).await.unwrap()
+}
+
+/// Serves a name that is granted, until it is bound.
+pub async fn served(node: &Node, name: &str, to: Option<&str>) {
+    until("the node is bound", || async { !serve(node, name, to).await.bound_at.is_empty() }).await;
 }
 
 /// A program that repeats what it hears, with its name before it, over TCP and UDP.
