@@ -113,11 +113,17 @@ fn datagram(from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
 
 /// A connection to the echo, after it has said who it is.
 pub(crate) fn connect(test: &Test, home: IpAddr) -> TcpStream {
+    connect_to(test, home).0
+}
+
+/// A connection, and at which node it is.
+pub(crate) fn connect_to(test: &Test, home: IpAddr) -> (TcpStream, u8) {
     let to = SocketAddr::new(home, PORT);
     let mut stream = test.net.client.run(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.read_exact(&mut [0]).unwrap();
-    stream
+    let mut node = [0];
+    stream.read_exact(&mut node).unwrap();
+    (stream, node[0])
 }
 
 /// Which node answers a datagram from this address of the client.

@@ -1,6 +1,6 @@
 //! Who gets which flow: the map, the bindings, and flows bound by name.
 
-use crate::carries::{ask, ask_from, ask_within};
+use crate::carries::{ask, ask_from, ask_within, connect_to};
 use crate::net::{CLIENTS, HOME_V4};
 use crate::node::flow;
 use crate::world::{Test, member};
@@ -11,6 +11,7 @@ use godwit_core::flow::select::{self, number};
 use godwit_core::flow::table::{FlowUpdate, Refusal};
 use godwit_core::mobility::Message;
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
@@ -118,6 +119,30 @@ fn a_dead_node_gets_nothing_new() {
         println!("a dead node: new flows elsewhere after {took:?}");
         assert!(owners(&test).iter().all(|node| *node == 1 - victim));
         wait("its binding ends", || test.view(0).bindings.len() == 1);
+    });
+}
+
+/// Who sends nothing hears nothing: an idle connection's client learns of it with its first packet.
+#[test]
+fn an_idle_connection_of_a_dead_node_is_reset_when_it_speaks() {
+    in_own_network("choosing::an_idle_connection_of_a_dead_node_is_reset_when_it_speaks", || {
+        let mut test = Test::new(1, 2);
+        let (mut idle, victim) = connect_to(&test, HOME_V4.into());
+        let (mut busy, same) = connect_to(&test, HOME_V4.into());
+        assert_eq!(victim, same, "one client, one node");
+        let client = idle.local_addr().unwrap().ip();
+        test.nodes.remove(&victim).unwrap().kill();
+        // One sends while nobody has noticed yet, the other only afterwards.
+        busy.write_all(b"anybody there?").unwrap();
+        let quick = Duration::from_millis(100);
+        wait("another node gets its client", || {
+            ask_within(&test, client, HOME_V4.into(), quick) == Some(1 - victim)
+        });
+        idle.write_all(b"anybody there?").unwrap();
+        for mut stream in [idle, busy] {
+            let ended = stream.read_exact(&mut [0]).unwrap_err();
+            assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionReset, "{ended}");
+        }
     });
 }
 
