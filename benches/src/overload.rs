@@ -59,6 +59,9 @@ pub(crate) struct Arguments {
     /// Random sets of replicas.
     #[arg(long, default_value_t = 20)]
     sets: usize,
+    /// The number of the first set: to look at one of many.
+    #[arg(long, default_value_t = 0)]
+    first_set: usize,
     /// Rounds, of 10 s; the last half counts.
     #[arg(long, default_value_t = 36)]
     rounds: usize,
@@ -216,7 +219,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 fn measure(scene: &Scene<'_>, replicas: usize, load: f64, known: bool) -> anyhow::Result<Row> {
     let arguments = scene.arguments;
     let mut counts = Counts::default();
-    for set in 0..arguments.sets {
+    for set in arguments.first_set..arguments.first_set + arguments.sets {
         let seed = arguments.seed.wrapping_mul(1_000_003).wrapping_add(set as u64);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut world = World::draw(scene, replicas, (load, known), &mut rng)?;
