@@ -45,23 +45,19 @@ pub(super) fn normal(weights: &[(u32, u64)]) -> Weighted {
     some.iter().map(|(member, weight)| (*member, scaled(*weight))).collect()
 }
 
-/// Amounts in whole parts of [`PARTS`], rounded down, and what is left over to the largest: a part of a large
-/// place may be much for a small replica, and little for who has most of the place. Too small ones are left
-/// out.
+/// Amounts in whole parts of [`PARTS`]. Too small ones are left out, but not all.
 pub(super) fn in_parts(share: &BTreeMap<u32, u64>) -> Weighted {
     let sum: u128 = share.values().map(|amount| u128::from(*amount)).sum();
-    let part = |amount: u64| (u128::from(amount) * u128::from(PARTS) / sum.max(1)) as u32;
-    let mut parts: Weighted = share.iter().map(|(member, amount)| (*member, part(*amount))).collect();
-    let left = (PARTS as u32).saturating_sub(parts.iter().map(|(_, part)| part).sum());
-    let largest = share.iter().zip(&mut parts).rev().max_by_key(|((_, amount), _)| **amount);
-    if let Some((_, (_, part))) = largest {
-        *part += left;
+    let part = |amount: u64| ((u128::from(amount) * u128::from(PARTS) * 2 / sum.max(1)).div_ceil(2)) as u32;
+    let parts: Weighted = share.iter().map(|(member, amount)| (*member, part(*amount))).collect();
+    let mut some: Weighted = parts.iter().copied().filter(|(_, part)| *part > 0).collect();
+    if let ([], Some((largest, _))) = (&some[..], share.iter().max_by_key(|(_, amount)| **amount)) {
+        some.push((*largest, 1));
     }
-    parts.retain(|(_, part)| *part > 0);
-    if let [(_, alone)] = &mut parts[..] {
+    if let [(_, alone)] = &mut some[..] {
         *alone = 1;
     }
-    parts
+    some
 }
 
 #[cfg(test)]
@@ -82,11 +78,6 @@ mod tests {
         let parts = |amounts: &[(u32, u64)]| in_parts(&amounts.iter().copied().collect());
         assert_eq!(parts(&[(0, 300), (1, 100)]), [(0, 48), (1, 16)]);
         assert_eq!(parts(&[(0, 1000), (1, 1)]), [(0, 1)]);
-        assert_eq!(
-            parts(&[(0, 199), (1, 601), (2, 200)]),
-            [(0, 12), (1, 40), (2, 12)],
-            "the rest to the largest"
-        );
         assert_eq!(parts(&[(7, 3)]), [(7, 1)]);
         let many: Vec<(u32, u64)> = (0..200).map(|member| (member, 1 + u64::from(member == 9))).collect();
         assert_eq!(parts(&many), [(9, 1)]);
