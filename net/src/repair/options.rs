@@ -1,7 +1,7 @@
 //! Socket options by number: every one of them an integer, or a few.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// `linux/tcp.h`.
 pub(super) const TCP_REPAIR_ON: i32 = 1;
@@ -41,22 +41,28 @@ fn set<const N: usize>(socket: BorrowedFd<'_>, level: i32, name: i32, value: [u3
 pub(super) const SEND_BUFFER: [i32; 2] = [libc::SO_SNDBUF, 32];
 pub(super) const RECEIVE_BUFFER: [i32; 2] = [libc::SO_RCVBUF, 33];
 
-/// A buffer smaller than this is one that nobody has sized, octets.
-const BUFFER_PLAIN: i32 = 256 << 10;
-
 /// Makes a buffer this large. In a user namespace it is made as large as anybody may
-/// (`net.core.wmem_max`, `net.core.rmem_max`), unless it is larger already.
+/// (`net.core.wmem_max`, `net.core.rmem_max`), unless the kernel made it larger by itself.
 pub(super) fn set_buffer(socket: BorrowedFd<'_>, buffer: [i32; 2], len: u32) -> io::Result<()> {
     let [plain, force] = buffer;
     // The kernel doubles what it is told, for its own overhead.
     let half = i32::try_from(len / 2).unwrap_or(i32::MAX);
     match set_socket(socket, force, half) {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-            let sized = get_socket(socket, plain)? >= BUFFER_PLAIN;
-            if sized { Ok(()) } else { set_socket(socket, plain, half) }
+            if get_socket(socket, plain)? > most(plain)? {
+                return Ok(());
+            }
+            set_socket(socket, plain, half)
         }
         done => done,
     }
+}
+
+/// The largest buffer that anybody may have, which nothing but a socket tells in every namespace.
+fn most(plain: i32) -> io::Result<i32> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+    set_socket(socket.as_fd(), plain, i32::MAX)?;
+    get_socket(socket.as_fd(), plain)
 }
 
 /// Reads an option of the protocol TCP that is a list of words; what the kernel does not write is zero.

@@ -209,7 +209,13 @@ fn echo(what: &str, addresses: Addresses) {
         let goal = number.load(Ordering::Relaxed) + 12;
         until("echoes have come", || number.load(Ordering::Relaxed) >= goal);
         let begun = Instant::now();
-        while members.give(at, members.flows(at)).moved != 1 {}
+        loop {
+            let report = members.give(at, members.flows(at));
+            if report.moved == 1 {
+                break;
+            }
+            println!("  kept: {:?}", report.kept);
+        }
         at = 1 - at;
         moves.push((begun, Instant::now()));
     }

@@ -97,6 +97,8 @@ enum To {
 enum Filter {
     Held(Vec<Packet>),
     PassOn(usize),
+    /// It was not taken here: whoever passes it on does not know that yet.
+    Refused,
 }
 
 impl World {
@@ -277,6 +279,7 @@ impl Net {
                     let to = *to;
                     self.later(state, self.between(), To::Node(to), packet);
                 }
+                Some(Filter::Refused) => {}
                 None => train(&packet, &mut state.ports[node + 1]),
             },
             To::Bind(flow, node) => drop(state.owners.insert(flow, node)),
@@ -342,7 +345,7 @@ impl Packets for NodePackets {
     }
 
     fn drop_held(&self, flows: &[FlowKey]) {
-        self.with(flows, |state, flow| drop(state.filters[self.node].remove(&flow)));
+        self.with(flows, |state, flow| drop(state.filters[self.node].insert(flow, Filter::Refused)));
     }
 
     fn pass_on(&self, flows: &[FlowKey], to: MemberId) {
