@@ -29,16 +29,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Packets of one flow that wait: the window of a fast connection over an ocean. The first are kept:
-/// TCP sends what is lost after a gap again, and the first of a window carries its acknowledgement.
-pub const QUEUE_PACKETS_MAX: usize = 512;
+/// Packets of one flow that wait: the window of a connection of 1 Gbit/s for a tenth of a second, the time in
+/// which a hand-off over an ocean holds them. The first are kept. What is lost here costs an upload far more
+/// than its round trip: packets come out of order when a flow moves, and a sender of Linux 6 that takes back a
+/// retransmission for that reason takes back what it knew of real losses, and mends them by timeouts, one
+/// segment each.
+pub const QUEUE_PACKETS_MAX: usize = 8192;
 
 /// A giver may pass packets of a flow on to here for so long after it was not taken: until it hears that, for
 /// which it waits so long at most ([`godwit_core::handoff`]). The kernel would answer them with a reset.
 const REFUSED_FOR: Duration = Duration::from_secs(30);
 
 /// Bytes of all packets that wait.
-pub const QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
+pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -365,7 +368,7 @@ mod tests {
         let flows: Vec<FlowKey> = (1..100).map(flow).collect();
         filter.hold(&flows);
         let kept =
-            (0..60_000u32).filter(|n| judge(&filter, (n % 99) as u16 + 1, &[0; 1400]) == Verdict::Kept);
+            (0..120_000u32).filter(|n| judge(&filter, (n % 99) as u16 + 1, &[0; 1400]) == Verdict::Kept);
         assert!(kept.count() * 1400 < QUEUE_BYTES_MAX + 1400);
         filter.drop_held(Time::from_secs(1), &flows);
         filter.sweep(Time::from_secs(31));
