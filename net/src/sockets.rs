@@ -40,13 +40,21 @@ const REQUEST_LEN: usize = HEADER_LEN + 56;
 const MESSAGE_LEN: usize = 72;
 /// `tcp_info`, and with it whether segments are signed.
 const WITH_INFO: u8 = 1 << (2 - 1);
+const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_MD5SIG: u16 = 18;
+/// What memory a socket has.
+const WITH_MEMORY: u8 = 1 << (7 - 1);
+const INET_DIAG_SKMEMINFO: u16 = 7;
 
 /// What is told of a socket.
 struct Socket {
     state: u8,
     signed: bool,
-    /// Of a listener: connections that wait to be accepted, and how many of them may.
+    /// Segments that were sent and are known to be lost, sent again, or acknowledged out of order.
+    unsettled: u32,
+    /// Memory of what came, octets, in order or not.
+    received: u32,
+    /// Of a connection: octets that came in order and were not read. Of a listener: connections that wait to be accepted, and how many of them may.
     waiting: u32,
     waiting_max: u32,
 }
@@ -84,6 +92,16 @@ impl Sockets {
     pub fn signed(&mut self, from: SocketAddr, to: SocketAddr) -> io::Result<Option<bool>> {
         let socket = self.ask([libc::IPPROTO_TCP as u8, WITH_INFO], from, to)?;
         Ok(socket.filter(|socket| socket.state != TCP_LISTEN).map(|socket| socket.signed))
+    }
+
+    /// Whether the connection that exists there lacks something in either direction, as far as this end can
+    /// tell: some of what it sent is known to be lost (RFC 6675), or what came waits behind a hole. `false`
+    /// without a connection.
+    pub fn lacks(&mut self, from: SocketAddr, to: SocketAddr) -> io::Result<bool> {
+        let socket = self.ask([libc::IPPROTO_TCP as u8, WITH_INFO | WITH_MEMORY], from, to)?;
+        // What is in order but not read takes memory too, and hides what is behind a hole.
+        let lacks = |socket: &Socket| socket.unsettled > 0 || socket.waiting == 0 && socket.received > 0;
+        Ok(socket.filter(|socket| socket.state != TCP_LISTEN).is_some_and(|socket| lacks(&socket)))
     }
 
     /// Whether anybody listens for UDP datagrams at `to`.
@@ -230,24 +248,35 @@ fn read(answer: &[u8], sequence: u32) -> Option<io::Result<Option<Socket>>> {
         },
         // inet_diag_msg: family, state, … (52 octets), expires, rqueue, wqueue.
         (_, Some(_)) if kind == SOCK_DIAG_BY_FAMILY => {
-            let signed =
-                || attributes(answer.get(HEADER_LEN + MESSAGE_LEN..)?).find(|n| *n == INET_DIAG_MD5SIG);
-            let signed = signed().is_some();
+            let told = || attributes(answer.get(HEADER_LEN + MESSAGE_LEN..).unwrap_or_default());
+            let word = |kind: u16, at: usize| {
+                let value = told().find(|(told, _)| *told == kind).map(|(_, value)| value)?;
+                Some(u32::from_ne_bytes(value.get(at..at + 4)?.try_into().ok()?))
+            };
+            let words = |kind: u16, all: &[usize]| all.iter().filter_map(|at| word(kind, *at)).sum();
             let queue = |at: usize| number(HEADER_LEN + at).unwrap_or(0);
-            let (waiting, waiting_max) = (queue(56), queue(60));
-            Ok(answer.get(HEADER_LEN + 1).map(|state| Socket { state: *state, signed, waiting, waiting_max }))
+            Ok(answer.get(HEADER_LEN + 1).map(|state| Socket {
+                state: *state,
+                signed: told().any(|(kind, _)| kind == INET_DIAG_MD5SIG),
+                // tcp_info: sacked, lost, retrans.
+                unsettled: words(INET_DIAG_INFO, &[28, 32, 36]),
+                received: words(INET_DIAG_SKMEMINFO, &[0]),
+                waiting: queue(56),
+                waiting_max: queue(60),
+            }))
         }
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is malformed")),
     })
 }
 
-/// The kinds of the attributes in `bytes`; it ends where they are malformed.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = u16> + '_ {
+/// The attributes in `bytes`, each with its kind; it ends where they are malformed.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let [a, b, c, d] = *bytes.first_chunk()?;
-        let len = usize::from(u16::from_ne_bytes([a, b])).max(4).next_multiple_of(4);
-        bytes = bytes.get(len..).unwrap_or_default();
-        Some(u16::from_ne_bytes([c, d]))
+        let len = usize::from(u16::from_ne_bytes([a, b])).max(4);
+        let value = bytes.get(4..len)?;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([c, d]), value))
     })
 }
 

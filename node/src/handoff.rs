@@ -18,6 +18,7 @@
 //! - Sockets are frozen and made on threads that may block, [`AT_ONCE`] of a hand-off at a time. What is made
 //!   anew takes memory: [`ROOM`] bounds it.
 
+mod calm;
 mod connections;
 mod giving;
 mod packets;

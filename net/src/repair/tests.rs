@@ -63,6 +63,11 @@ fn what_does_not_move_is_refused_and_runs_on() {
 }
 
 #[test]
+fn a_connection_that_lacks_something_is_known() {
+    inside("holes");
+}
+
+#[test]
 fn a_frozen_socket_resumes_with_all_it_had() {
     inside("resume");
 }
@@ -114,6 +119,12 @@ fn upload_6() {
 #[ignore = "run inside namespaces by the test above"]
 fn resume() {
     standing::resume();
+}
+
+#[test]
+#[ignore = "run inside namespaces by the test above"]
+fn holes() {
+    standing::holes();
 }
 
 #[test]

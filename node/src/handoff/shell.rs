@@ -1,5 +1,6 @@
 //! The task that owns the machines: it waits for one input, feeds it, and carries the outputs out.
 
+use super::calm;
 use super::giving::{self, FrozenFlows, Standing};
 use super::taking::{self, Programs};
 use super::{Connections, Packets, Program};
@@ -209,9 +210,10 @@ impl<P: Packets> Shell<P> {
         match output {
             giver::Output::Send { to, message } => (self.tell)(to, message),
             giver::Output::Divert { id, flows } => {
-                let diverted = self.packets.divert(&flows);
+                let packets = self.packets.clone();
                 self.later(async move {
-                    diverted.await;
+                    let flows = calm::wait(flows).await;
+                    packets.divert(&flows).await;
                     Done::Diverted(id)
                 });
             }

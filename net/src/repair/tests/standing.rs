@@ -1,13 +1,15 @@
 //! Sockets that go on where they were, and those that do not move.
 
 use super::PATIENCE;
-use super::world::World;
+use super::world::{LOST, World};
 use crate::repair::wire;
 use crate::repair::{FreezeError, Frozen, RestoreError, State, UNREAD_MAX, restore};
 use crate::sockets::Sockets;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 pub(super) fn resume() {
     let Some(world) = World::new("198.51.100.1", "203.0.113.80") else { return };
@@ -33,6 +35,40 @@ pub(super) fn resume() {
     server.read_exact(&mut question).unwrap();
     assert_eq!(&question, b"question");
     assert_eq!(world.resets(), 0);
+}
+
+pub(super) fn holes() {
+    let Some(world) = World::new("198.51.100.1", "203.0.113.80") else { return };
+    let listener = world.listen(0);
+    let home = listener.local_addr().unwrap();
+    let client = world.connect(home);
+    let (server, _) = listener.accept().unwrap();
+    let from = client.local_addr().unwrap();
+    let until = |lacks| {
+        let begun = Instant::now();
+        while world.lacks(0, from, home) != lacks {
+            assert!(begun.elapsed() < PATIENCE, "it never came to {lacks}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    client.set_nodelay(true).unwrap();
+    server.set_nodelay(true).unwrap();
+    assert!(!world.lacks(0, from, home));
+    // What came behind a hole is noticed by who waits for it, and by who sent it.
+    for (mut sender, mut receiver) in [(&client, &server), (&server, &client)] {
+        receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+        world.lose(true);
+        sender.write_all(LOST).unwrap();
+        sender.write_all(b" and found").unwrap();
+        until(true);
+        world.lose(false);
+        let mut got = [0; 14];
+        receiver.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"lost and found");
+        until(false);
+    }
+    let stranger = SocketAddr::new(from.ip(), from.port() ^ 1);
+    assert!(!world.lacks(0, stranger, home));
 }
 
 pub(super) fn refusals() {

@@ -27,9 +27,14 @@ pub(super) struct World {
 pub(super) struct Router {
     /// Which node gets what the client sends; it waits when none does.
     to: Mutex<Option<usize>>,
+    /// Packets with [`LOST`] in them are lost.
+    loses: AtomicBool,
     resets: AtomicU64,
     stop: AtomicBool,
 }
+
+/// What a test writes that is to be lost.
+pub(super) const LOST: &[u8] = b"lost";
 
 impl World {
     pub(super) fn new(client: &str, home: &str) -> Option<World> {
@@ -53,6 +58,7 @@ impl World {
         }
         let router = Arc::new(Router {
             to: Mutex::new(Some(0)),
+            loses: AtomicBool::new(false),
             resets: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         });
@@ -104,6 +110,16 @@ impl World {
         *self.router.to.lock().unwrap() = Some(node);
     }
 
+    /// Whether packets are lost, in either direction.
+    pub(super) fn lose(&self, loses: bool) {
+        self.router.loses.store(loses, Ordering::Relaxed);
+    }
+
+    /// Whether the connection that ends at a node lacks anything there.
+    pub(super) fn lacks(&self, node: usize, from: SocketAddr, to: SocketAddr) -> bool {
+        self.nodes[node].run(|| Sockets::open()?.lacks(from, to)).unwrap()
+    }
+
     /// So many resets were sent by nodes.
     pub(super) fn resets(&self) -> u64 {
         self.router.resets.load(Ordering::Relaxed)
@@ -119,6 +135,10 @@ impl Drop for World {
 }
 
 impl Router {
+    fn is_lost(&self, packet: &[u8]) -> bool {
+        self.loses.load(Ordering::Relaxed) && packet.windows(LOST.len()).any(|part| part == LOST)
+    }
+
     fn run(&self, [mut client, mut a, mut b]: [Port; 3]) {
         let mut buffer: Box<Buffer> = vec![0; BUFFER_LEN].into_boxed_slice().try_into().unwrap();
         let mut held = VecDeque::new();
@@ -131,7 +151,9 @@ impl Router {
                             self.resets.fetch_add(1, Ordering::Relaxed);
                         }
                         // A full interface loses packets, as a path does.
-                        let _ = client.send(train);
+                        if !self.is_lost(train.packet) {
+                            let _ = client.send(train);
+                        }
                     })
                     .unwrap();
             }
@@ -145,6 +167,7 @@ impl Router {
             }
             idle &= !client
                 .receive(&mut buffer, |train| match *to {
+                    _ if self.is_lost(train.packet) => {}
                     Some(node) => drop(nodes[node].send(train)),
                     None => held.push_back((train.packet.to_vec(), train.offload)),
                 })
