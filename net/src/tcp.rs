@@ -29,6 +29,12 @@ pub fn unacknowledged(socket: &impl AsFd) -> std::io::Result<u32> {
     crate::repair::unacknowledged(socket.as_fd())
 }
 
+/// Which way of controlling congestion a socket uses from now on, by the kernel's name (`cubic`).
+#[cfg(target_os = "linux")]
+pub fn control_congestion(socket: &impl AsFd, by: &str) -> std::io::Result<()> {
+    socket2::SockRef::from(socket).set_tcp_congestion(by.as_bytes())
+}
+
 #[cfg(target_os = "linux")]
 fn info(socket: &impl AsFd) -> Option<libc::tcp_info> {
     // SAFETY: `tcp_info` is a C structure of integers only; all zeroes is a value of it.

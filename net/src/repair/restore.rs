@@ -114,8 +114,8 @@ fn connect(local: SocketAddr, peer: SocketAddr, state: &State) -> io::Result<Tcp
 const MSS_SETTABLE_MAX: u16 = 32_767;
 
 fn set_congestion(socket: &socket2::Socket) -> io::Result<()> {
-    let first = socket.set_tcp_congestion(CONGESTION.as_bytes());
-    first.or_else(|_| socket.set_tcp_congestion(CONGESTION_ELSE.as_bytes()))
+    let by = |name| crate::tcp::control_congestion(socket, name);
+    by(CONGESTION).or_else(|_| by(CONGESTION_ELSE))
 }
 
 fn set_options(fd: BorrowedFd<'_>, state: &State) -> io::Result<()> {

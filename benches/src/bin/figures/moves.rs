@@ -44,6 +44,9 @@ pub(crate) struct Options {
     /// Octets of each download and upload.
     #[arg(long, default_value_t = 300_000_000)]
     bytes: u64,
+    /// How uploading clients control congestion, by the kernel's name for it; most systems use `cubic`.
+    #[arg(long, default_value = "cubic")]
+    congestion: String,
     /// Connections that idle.
     #[arg(long, default_value_t = 1000)]
     idle: usize,
@@ -125,7 +128,9 @@ fn download_moves(stage: &mut Stage<'_>, options: &Options, home: IpAddr) -> Res
 
 fn upload_moves(stage: &mut Stage<'_>, options: &Options, home: IpAddr) -> Result<()> {
     let octets = options.bytes.to_string();
-    let client = stage.client("upload", &["--to", &at(home, stage::UPLOAD_PORT), "--octets", &octets])?;
+    let to = at(home, stage::UPLOAD_PORT);
+    let arguments = ["--to", &to, "--octets", &octets, "--congestion", &options.congestion];
+    let client = stage.client("upload", &arguments)?;
     transfer_moves(stage, options, home, UPLOADS, client)
 }
 

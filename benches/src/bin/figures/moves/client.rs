@@ -26,6 +26,9 @@ pub(crate) struct ClientOptions {
     /// The site's whole name.
     #[arg(long, default_value = "")]
     host: String,
+    /// How congestion is controlled of what the client sends.
+    #[arg(long)]
+    congestion: Option<String>,
     /// Octets of an upload.
     #[arg(long, default_value_t = 0)]
     octets: u64,
@@ -93,6 +96,9 @@ pub(crate) fn download(options: &ClientOptions) -> Result<()> {
 /// Uploads, and tells how acknowledgements came: what is written only says that there was room.
 pub(crate) fn upload(options: &ClientOptions) -> Result<()> {
     let mut stream = connect(options.to)?;
+    if let Some(by) = &options.congestion {
+        godwit_net::tcp::control_congestion(&stream, by)?;
+    }
     stream.set_nonblocking(true)?;
     let mut noting = Noting::new();
     let (mut written, mut part) = (0, Vec::new());
