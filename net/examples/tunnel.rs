@@ -18,9 +18,17 @@ use godwit_net::netlink::{Netlink, Route, interface_index};
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use world::{Cables, HOME_V4, Return, World, ip};
+
+/// A kind of cable.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wire {
+    Whole,
+    Frames,
+}
 
 /// One way to carry.
 #[derive(Clone, Copy)]
@@ -51,14 +59,21 @@ fn main() {
     let mut number = |default| arguments.next().map_or(default, |argument| argument.parse().unwrap());
     let (rounds, time) = (number(5), Duration::from_secs(number(2)));
     let only = arguments.next().unwrap_or_default();
-    for (title, unit, measure) in [
-        ("upload, one connection", 1e9, upload as fn(&Cables, Duration) -> f64),
-        ("datagrams of 64 octets, one flow", 1e3, small),
-    ] {
+    let mut kinds = vec![
+        ("upload, one connection", Wire::Whole, 1e9, upload as fn(&Cables, Duration) -> f64),
+        ("datagrams of 64 octets, one flow", Wire::Whole, 1e3, small),
+    ];
+    match Command::new("ethtool").arg("--version").output() {
+        Ok(_) => {
+            kinds.insert(1, ("upload, one connection, frames of 1,500 octets", Wire::Frames, 1e9, upload))
+        }
+        Err(error) => println!("SKIPPED: frames of 1,500 octets: ethtool: {error}"),
+    }
+    for (title, wire, unit, measure) in kinds {
         let mut samples = WAYS.map(|_| Vec::new());
         for _ in 0..rounds {
             for (way, samples) in WAYS.iter().zip(&mut samples).filter(|(way, _)| way.name.contains(&only)) {
-                samples.push(run(*way, time, measure));
+                samples.push(run(*way, wire, time, measure));
             }
         }
         println!("\n{title}, {rounds} times {} s each, medians", time.as_secs());
@@ -91,18 +106,36 @@ fn median(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-fn run(way: Way, time: Duration, measure: fn(&Cables, Duration) -> f64) -> Sample {
+fn run(way: Way, wire: Wire, time: Duration, measure: fn(&Cables, Duration) -> f64) -> Sample {
     let Some((cipher, batching)) = way.tunnel else {
         let cables = direct();
+        lay(wire, &cables);
         return Sample { rate: measure(&cables, time), processor: [0.0; 2] };
     };
     let world = world::world(false, cipher, batching, Return::Direct);
+    lay(wire, &world.cables);
     let before = processor(&world);
     let began = Instant::now();
     let rate = measure(&world.cables, time);
     let (after, took) = (processor(&world), began.elapsed().as_secs_f64());
     let processor = [0, 1].map(|end| ((after[end] - before[end]) / took).max(1e-9));
     Sample { rate, processor }
+}
+
+/// Makes the cables what they are to be.
+fn lay(wire: Wire, cables: &Cables) {
+    if wire == Wire::Whole {
+        return;
+    }
+    for (host, ends) in
+        [(&cables.client, &["h"][..]), (&cables.home_agent, &["c", "n"]), (&cables.node, &["h"])]
+    {
+        for end in ends {
+            let features = ["tso", "off", "tx-udp-segmentation", "off", "gro", "on"];
+            let set = host.run(|| Command::new("ethtool").args(["-K", end]).args(features).output()).unwrap();
+            assert!(set.status.success(), "ethtool: {}", String::from_utf8_lossy(&set.stderr));
+        }
+    }
 }
 
 /// The home address at the node, by a plain route.
