@@ -18,7 +18,7 @@ Examples:
   godwit serve game --local                 a program that listens at the home address itself
   godwit serve game --stop
 
-It returns when this node is bound: when a home agent sends it packets. Where that does not happen it
+It returns when this node is bound: when a home agent sends it packets. Where it does not, it
 says why, and fails; the name is served all the same, and bound as soon as that is possible.
 
 The authority grants the address first: godwit address add. What is served is kept over restarts,
