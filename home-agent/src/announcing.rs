@@ -1,6 +1,7 @@
 //! Drawing traffic: the host's own route into the tunnel, and those that tell other routers.
 //!
-//! When to announce and when to withdraw says `core::announce`; here it is done. The host's route comes
+//! When to announce and when to withdraw says `core::announce`; here it is done, for each home address or for
+//! the prefix that it is in. The host's route comes
 //! before the word to others and goes after it, so that no packet arrives for which there is no route.
 //!
 //! BIRD reads static routes from files that it includes; they are written whole, under another name, and
@@ -67,8 +68,8 @@ impl Routes for KernelRoutes {
 /// What the host and others were told.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Told {
-    told: Option<BTreeSet<HomeAddress>>,
-    routed: BTreeSet<HomeAddress>,
+    told: Option<BTreeSet<IpNet>>,
+    routed: BTreeSet<IpNet>,
 }
 
 /// Who is told.
@@ -77,9 +78,9 @@ pub(crate) struct Announcing {
     interface: String,
     routes: Box<dyn Routes>,
     /// What others were told last; `None` before they were told anything.
-    told: Option<BTreeSet<HomeAddress>>,
+    told: Option<BTreeSet<IpNet>>,
     /// What the host has routes for.
-    routed: BTreeSet<HomeAddress>,
+    routed: BTreeSet<IpNet>,
 }
 
 impl Announcing {
@@ -100,16 +101,23 @@ impl Announcing {
     /// These are to be announced from now on. Blocks. With an error something is missing, and the same
     /// call again does what is left.
     pub(crate) fn announce(&mut self, wanted: &BTreeSet<HomeAddress>) -> io::Result<()> {
+        let wanted: BTreeSet<IpNet> = wanted.iter().map(|home| self.prefix_of(home)).collect();
         for home in wanted.difference(&self.routed.clone()) {
-            self.routes.add(IpNet::from(home.0)).map_err(about(format!("the route to {home}")))?;
+            self.routes.add(*home).map_err(about(format!("the route to {home}")))?;
             self.routed.insert(*home);
         }
-        self.tell(wanted)?;
-        for home in self.routed.clone().difference(wanted) {
-            self.routes.remove(IpNet::from(home.0)).map_err(about(format!("the route to {home}")))?;
+        self.tell(&wanted)?;
+        for home in self.routed.clone().difference(&wanted) {
+            self.routes.remove(*home).map_err(about(format!("the route to {home}")))?;
             self.routed.remove(home);
         }
         Ok(())
+    }
+
+    /// What is announced for a home address: the shortest of the prefixes that it is in, or itself.
+    fn prefix_of(&self, home: &HomeAddress) -> IpNet {
+        let around = self.config.prefixes.iter().filter(|prefix| prefix.contains(&home.0));
+        around.min_by_key(|prefix| prefix.prefix_len()).copied().unwrap_or_else(|| home.0.into())
     }
 
     /// Says again to ExaBGP what is announced: it forgets it when it is started anew.
@@ -118,7 +126,7 @@ impl Announcing {
         tell_exabgp(pipe, &BTreeSet::new(), told).map_err(about("ExaBGP".into()))
     }
 
-    fn tell(&mut self, wanted: &BTreeSet<HomeAddress>) -> io::Result<()> {
+    fn tell(&mut self, wanted: &BTreeSet<IpNet>) -> io::Result<()> {
         if self.told.as_ref() == Some(wanted) {
             return Ok(());
         }
@@ -134,12 +142,12 @@ impl Announcing {
         Ok(())
     }
 
-    fn tell_bird(&self, bird: &BirdConfig, wanted: &BTreeSet<HomeAddress>) -> io::Result<()> {
+    fn tell_bird(&self, bird: &BirdConfig, wanted: &BTreeSet<IpNet>) -> io::Result<()> {
         for (file, v4) in [(&bird.v4, true), (&bird.v6, false)] {
             let Some(file) = file else { continue };
             let mut text = String::from("# Written by godwit; changes are lost.\n");
-            for home in wanted.iter().filter(|home| home.0.is_ipv4() == v4) {
-                text += &format!("route {} via \"{}\";\n", IpNet::from(home.0), self.interface);
+            for home in wanted.iter().filter(|home| home.addr().is_ipv4() == v4) {
+                text += &format!("route {home} via \"{}\";\n", self.interface);
             }
             replace(file, &text)?;
         }
@@ -182,9 +190,8 @@ fn run(command: &[String]) -> io::Result<()> {
 }
 
 /// One command for each change. A pipe that nobody reads is an error, and not waited at.
-fn tell_exabgp(pipe: &Path, known: &BTreeSet<HomeAddress>, wanted: &BTreeSet<HomeAddress>) -> io::Result<()> {
-    let line =
-        |verb: &str, home: &HomeAddress| format!("{verb} route {} next-hop self\n", IpNet::from(home.0));
+fn tell_exabgp(pipe: &Path, known: &BTreeSet<IpNet>, wanted: &BTreeSet<IpNet>) -> io::Result<()> {
+    let line = |verb: &str, home: &IpNet| format!("{verb} route {home} next-hop self\n");
     let withdrawn = known.difference(wanted).map(|home| line("withdraw", home));
     let announced = wanted.difference(known).map(|home| line("announce", home));
     let text: String = withdrawn.chain(announced).collect();
@@ -243,6 +250,25 @@ mod tests {
     }
 
     #[test]
+    fn a_prefix_is_announced_while_one_of_its_addresses_is() {
+        let (kernel, dir) = (Kernel::default(), tempfile::tempdir().unwrap());
+        let pipe = dir.path().join("exabgp.in");
+        std::fs::write(&pipe, "").unwrap();
+        let prefixes = ["192.0.2.0/24", "2001:db8::/48", "192.0.2.0/28"].map(|text| text.parse().unwrap());
+        let config = AnnounceConfig { prefixes: prefixes.into(), exabgp: Some(pipe.clone()), bird: None };
+        let mut announcing = announcing(config, &kernel);
+        announcing.announce(&homes(&["192.0.2.1", "192.0.2.200", "198.51.100.1"])).unwrap();
+        assert_eq!(kernel.take(), ["+192.0.2.0/24", "+198.51.100.1/32"]);
+        announcing.announce(&homes(&["192.0.2.200", "2001:db8::7"])).unwrap();
+        assert_eq!(kernel.take(), ["+2001:db8::/48", "-198.51.100.1/32"]);
+        announcing.announce(&homes(&[])).unwrap();
+        assert_eq!(kernel.take(), ["-192.0.2.0/24", "-2001:db8::/48"]);
+        let told = std::fs::read_to_string(&pipe).unwrap();
+        assert_eq!(told.matches("announce route 192.0.2.0/24 next-hop self\n").count(), 1, "{told}");
+        assert_eq!(told.matches("withdraw route 192.0.2.0/24 next-hop self\n").count(), 1, "{told}");
+    }
+
+    #[test]
     fn bird_gets_files_and_a_command_and_a_failure_is_made_good_later() {
         let (kernel, dir) = (Kernel::default(), tempfile::tempdir().unwrap());
         let (v4, ran) = (dir.path().join("godwit4.conf"), dir.path().join("ran"));
@@ -250,7 +276,7 @@ mod tests {
             format!("test -e {0}/go && cat {1} >> {2}", dir.path().display(), v4.display(), ran.display());
         let command = vec!["sh".into(), "-c".into(), script];
         let bird = BirdConfig { v4: Some(v4.clone()), v6: None, command };
-        let config = AnnounceConfig { bird: Some(bird), exabgp: None };
+        let config = AnnounceConfig { bird: Some(bird), ..AnnounceConfig::default() };
         let mut announcing = announcing(config, &kernel);
         let wanted = homes(&["192.0.2.1", "2001:db8::1"]);
         let error = announcing.announce(&wanted).unwrap_err();
@@ -271,7 +297,7 @@ mod tests {
     fn exabgp_is_told_what_changes_and_everything_again_from_time_to_time() {
         let (kernel, dir) = (Kernel::default(), tempfile::tempdir().unwrap());
         let pipe = dir.path().join("exabgp.in");
-        let config = AnnounceConfig { bird: None, exabgp: Some(pipe.clone()) };
+        let config = AnnounceConfig { exabgp: Some(pipe.clone()), ..AnnounceConfig::default() };
         let mut announcing = announcing(config, &kernel);
         assert!(announcing.announce(&homes(&["192.0.2.1"])).is_err(), "nobody reads");
         std::fs::write(&pipe, "").unwrap();

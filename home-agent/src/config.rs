@@ -1,5 +1,6 @@
 //! The home agent's part of a configuration file.
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -35,6 +36,11 @@ pub struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AnnounceConfig {
+    /// Prefixes that are announced in the place of the home addresses in them, while one of these is: routers
+    /// of the Internet hear of nothing longer than a /24 or a /48. What comes for other addresses of a prefix is
+    /// denied. Default: each home address by itself.
+    #[schemars(with = "Vec<String>")]
+    pub prefixes: Vec<IpNet>,
     /// BIRD: files of static routes that its configuration includes. Default: none.
     pub bird: Option<BirdConfig>,
     /// ExaBGP: the pipe that it reads commands from. Default: none.
@@ -98,6 +104,15 @@ impl Config {
         if !(1..=64).contains(&self.queues) {
             return Err(("queues", format!("{} is not between 1 and 64", self.queues)));
         }
+        if let Some(bad) = self.announce.prefixes.iter().find(|prefix| **prefix != prefix.trunc()) {
+            return Err((
+                "announce.prefixes",
+                format!("{bad} has more bits than its length: {}", bad.trunc()),
+            ));
+        }
+        if let Some(bad) = self.announce.prefixes.iter().find(|prefix| prefix.prefix_len() == 0) {
+            return Err(("announce.prefixes", format!("{bad} is everything")));
+        }
         match &self.announce.bird {
             Some(bird) if bird.command.is_empty() => Err(("announce.bird", "the command is empty".into())),
             Some(bird) if bird.v4.is_none() && bird.v6.is_none() => {
@@ -127,8 +142,16 @@ mod tests {
         assert_eq!(wrong(|c| c.mtu = 100), "mtu");
         assert_eq!(wrong(|c| c.queues = 0), "queues");
         let bird = BirdConfig { v4: None, v6: None, command: birdc() };
-        let config =
-            Config { announce: AnnounceConfig { bird: Some(bird), exabgp: None }, ..Config::default() };
+        let announce = AnnounceConfig { bird: Some(bird), ..AnnounceConfig::default() };
+        let config = Config { announce, ..Config::default() };
         assert_eq!(config.check().unwrap_err().0, "announce.bird");
+        let prefixes = |prefix: &str| {
+            let announce =
+                AnnounceConfig { prefixes: vec![prefix.parse().unwrap()], ..AnnounceConfig::default() };
+            Config { announce, ..Config::default() }.check().map_err(|(key, _)| key)
+        };
+        assert_eq!(prefixes("192.0.2.0/24"), Ok(()));
+        assert_eq!(prefixes("192.0.2.1/24"), Err("announce.prefixes"));
+        assert_eq!(prefixes("::/0"), Err("announce.prefixes"));
     }
 }
