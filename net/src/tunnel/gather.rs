@@ -162,8 +162,14 @@ fn form(bytes: &[u8], opened: &Opened, udp: bool) -> Option<(usize, usize)> {
     let upper = &bytes[packet.payload..];
     let headers = match packet.protocol {
         TCP if upper.len() >= 20 && upper[13] & !PSH == ACK => usize::from(upper[12] >> 4) * 4,
-        // Without a checksum there is nothing to set right.
-        UDP if udp && upper.len() >= 8 && (opened.unsummed || upper[6..8] != [0, 0]) => 8,
+        // Without a checksum there is nothing to set right, and a length that is not the packet's would be.
+        UDP if udp
+            && upper.len() >= 8
+            && upper[4..6] == (upper.len() as u16).to_be_bytes()
+            && (opened.unsummed || upper[6..8] != [0, 0]) =>
+        {
+            8
+        }
         _ => return None,
     };
     let least = if packet.protocol == TCP { 20 } else { 8 };
